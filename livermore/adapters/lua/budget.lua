@@ -1,0 +1,26 @@
+-- Grants one REST request of an exchange, evenly spaced by the clock of Redis.
+-- KEYS 1 budget (hash).  ARGV 1 microseconds between requests  2 lane 0-3 (0 first)  3 weight
+-- Returns {1, microseconds until the granted moment} or {0, microseconds until asking again makes sense}.
+-- Even spacing instead of a count per second: two full seconds side by side would put twice the
+-- limit into one sliding second. A lane that waits is remembered, so that a lower one lets it pass.
+local now = redis.call('TIME')
+local time = tonumber(now[1]) * 1000000 + tonumber(now[2])
+local known = redis.call('HMGET', KEYS[1], 'next', 'banned_until', 'lane0', 'lane1', 'lane2')
+local banned = tonumber(known[2] or '0')
+if banned > time then return {0, banned - time} end
+local lane, space = tonumber(ARGV[2]), tonumber(ARGV[1])
+for higher = 0, lane - 1 do
+  if tonumber(known[3 + higher] or '0') > time then return {0, 2 * space} end
+end
+local due = tonumber(known[1] or '0')
+if due > time + 60000000 then due = 0 end -- the clock went back
+local wait = math.max(0, due - time)
+if wait > 2 * space then
+  if lane < 3 then redis.call('HSET', KEYS[1], 'lane' .. lane, string.format('%d', time + 2 * wait)) end
+  return {0, wait - space}
+end
+redis.call('HSET', KEYS[1], 'next', string.format('%d', time + wait + space * tonumber(ARGV[3])))
+if lane < 3 then redis.call('HDEL', KEYS[1], 'lane' .. lane) end
+redis.call('HINCRBY', KEYS[1], 'granted', 1)
+redis.call('EXPIRE', KEYS[1], 86400)
+return {1, wait}

@@ -1,0 +1,21 @@
+-- Stores a reading unless what is there is newer, and announces it when it differs.
+-- KEYS 1 indicator.  ARGV 1 reading as JSON text starting with open_time, revision, epoch  2 channel
+-- What follows "state" lets the daemon go on after a restart; it is stored, not announced.
+-- Returns 1 stored and announced, 0 the same was there, -1 something newer was there.
+local stored = redis.call('GET', KEYS[1])
+if stored == ARGV[1] then return 0 end
+if stored then
+  local pattern = '^{"open_time":(%d+),"revision":(%d+),"epoch":(%d+),'
+  local time, revision, epoch = string.match(stored, pattern)
+  if time then
+    local new_time, new_revision, new_epoch = string.match(ARGV[1], pattern)
+    if tonumber(epoch) > tonumber(new_epoch) then
+      return redis.error_reply('FENCED epoch ' .. new_epoch .. ' is older than ' .. epoch)
+    end
+    if tonumber(time) > tonumber(new_time) then return -1 end
+  end
+end
+redis.call('SET', KEYS[1], ARGV[1])
+local cut = string.find(ARGV[1], ',"state":', 1, true)
+redis.call('PUBLISH', ARGV[2], cut and string.sub(ARGV[1], 1, cut - 1) .. '}' or ARGV[1])
+return 1

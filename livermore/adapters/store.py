@@ -1,0 +1,301 @@
+"""Where everything lies in Redis: keys, channels, and candles as text.
+
+Calls are built here and run by :mod:`livermore.adapters.redis`, so that one batch carries many.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+
+from livermore.adapters.redis import Call, script
+from livermore.errors import ImpossibleCandle, MalformedMessage
+from livermore.market.candle import Candle, Evidence, Kind, Series
+from livermore.market.timeframe import TIMEFRAMES, Timeframe
+
+KEEP = 1000
+"""Closed candles per series."""
+
+
+@attrs.frozen
+class Keys:
+    """Keys and channels of one series."""
+
+    candles: str
+    companion: str
+    indicator: str
+    close_channel: str
+    correct_channel: str
+    update_channel: str
+    indicator_channel: str
+    identity: str
+
+
+@functools.lru_cache(maxsize=None)
+def keys(series: Series) -> Keys:
+    """Keys and channels of ``series``."""
+    exchange, symbol, tf = series.exchange, series.symbol, series.timeframe.value
+    candles = f"candles:{exchange}:{symbol}:{tf}"
+    channel = f"channel:exchange:{exchange}"
+    return Keys(
+        candles=candles,
+        companion=f"series:{{{candles}}}",
+        indicator=f"indicator:{exchange}:{symbol}:{tf}:macdv",
+        close_channel=f"{channel}:candle:close:{symbol}:{tf}",
+        correct_channel=f"{channel}:candle:correct:{symbol}:{tf}",
+        update_channel=f"{channel}:candle:update:{symbol}:{tf}",
+        indicator_channel=f"{channel}:indicator:{symbol}:{tf}:macdv",
+        identity=f'"exchange":"{exchange}","symbol":"{symbol}","timeframe":"{tf}",',
+    )
+
+
+def ticker_key(exchange: str, symbol: str) -> str:
+    """Last ticker of a symbol."""
+    return f"ticker:{exchange}:{symbol}"
+
+
+def ticker_channel(exchange: str, symbol: str) -> str:
+    """Where tickers of a symbol are published."""
+    return f"channel:exchange:{exchange}:ticker:{symbol}"
+
+
+def lifecycle_channel(exchange: str) -> str:
+    """Where what happens to a feed is published."""
+    return f"channel:exchange:{exchange}:lifecycle"
+
+
+def status_key(exchange: str) -> str:
+    """Status of the running feed."""
+    return f"exchange:{exchange}:status"
+
+
+def lease_key(exchange: str) -> str:
+    """Who writes this exchange."""
+    return f"lease:{exchange}"
+
+
+def budget_key(exchange: str) -> str:
+    """REST budget of this exchange."""
+    return f"budget:{exchange}"
+
+
+def gaps_key(exchange: str) -> str:
+    """Ledger of gaps of this exchange."""
+    return f"gaps:{exchange}"
+
+
+# -- candles as text --------------------------------------------------------------------------
+
+
+class StoredCandle(msgspec.Struct):
+    """A member of the sorted set."""
+
+    open_time: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    kind: str
+    evidence: str
+    as_of: int
+    revision: int
+
+
+_stored = msgspec.json.Decoder(StoredCandle)
+
+
+def decode_candle(series: Series, member: bytes) -> Candle:
+    """A stored member as a candle; raises :class:`MalformedMessage` when it is not one of ours."""
+    try:
+        row = _stored.decode(member)
+        return Candle(
+            series, row.open_time, row.open, row.high, row.low, row.close, row.volume,
+            Kind(row.kind), Evidence.parse(row.evidence), row.as_of, row.revision,
+        )  # fmt: skip
+    except (msgspec.MsgspecError, ValueError, KeyError, ImpossibleCandle) as error:
+        raise MalformedMessage(f"{keys(series).candles} holds what is no candle ({error})", member) from None
+
+
+def decode_candles(series: Series, members: Iterable[bytes]) -> tuple[list[Candle], int]:
+    """Candles in order, and how many members were not candles of ours."""
+    candles: list[Candle] = []
+    damaged = 0
+    for member in members:
+        try:
+            candles.append(decode_candle(series, member))
+        except MalformedMessage:
+            damaged += 1
+    return candles, damaged
+
+
+def prices(candle: Candle) -> str:
+    """Open, high, low and close as JSON text; floats by ``repr``, the shortest that round-trips."""
+    return f'"open":{candle.open!r},"high":{candle.high!r},"low":{candle.low!r},"close":{candle.close!r}'
+
+
+# -- writing ----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Edge:
+    """Where the indicator can be replayed from: state after and before the candle at ``time``."""
+
+    time: int
+    after: bytes
+    before: bytes
+
+
+@attrs.frozen
+class Written:
+    """What the script made of a batch. ``codes`` has one letter per candle, see ``candles.lua``."""
+
+    series: Series
+    candles: Sequence[Candle]
+    stored: int
+    version: int
+    codes: str
+    oldest: bytes
+    corrected_version: int
+    history: bool = False
+
+    @property
+    def appended_only(self) -> bool:
+        """Whether nothing happened but new newest candles (or nothing at all)."""
+        return not set(self.codes) - {"a", "s", "v", "w", "t", "o"}
+
+    def having(self, codes: str) -> list[Candle]:
+        """The candles that got one of ``codes``."""
+        return [c for c, code in zip(self.candles, self.codes, strict=True) if code in codes]
+
+
+def write(
+    series: Series,
+    epoch: int,
+    candles: Sequence[Candle],
+    *,
+    history: bool = False,
+    edge: Edge | None = None,
+) -> Call:
+    """Store ``candles`` (ascending). An empty takes the close stored before it, its own price where there is none."""
+    named = keys(series)
+    arguments: list[str | bytes | int] = [
+        epoch,
+        KEEP,
+        series.timeframe.ms,
+        named.close_channel,
+        named.correct_channel,
+        named.identity,
+        "1" if history else "",
+    ]
+    arguments += [edge.time, edge.after, edge.before] if edge else ["", "", ""]
+    for candle in candles:
+        text = prices(candle) if candle.kind is Kind.TRADED else repr(candle.close)
+        arguments += [candle.open_time, text, repr(candle.volume), int(candle.evidence), candle.as_of]
+    return script("candles", (named.candles, named.companion), *arguments)
+
+
+def written(series: Series, candles: Sequence[Candle], reply: Any, *, history: bool = False) -> Written:
+    """The reply to :func:`write`."""
+    stored, version, codes, oldest, corrected = reply
+    return Written(
+        series, candles, int(stored), int(version), codes.decode(), oldest, int(corrected), history
+    )
+
+
+# -- readings ---------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Companion:
+    """What the indicator needs of a series' companion hash."""
+
+    version: int
+    corrected: int
+    """Version of the last change that was not an append."""
+    edge_time: int | None
+    edge: bytes
+    base: bytes
+
+
+def companion(series: Series) -> Call:
+    """Ask for the companion of ``series``."""
+    return ("HMGET", keys(series).companion, "version", "corrected", "edge_time", "edge", "base")
+
+
+def read_companion(reply: Sequence[bytes | None]) -> Companion:
+    """The reply to :func:`companion`; raises :class:`MalformedMessage`."""
+    version, corrected, edge_time, edge, base = reply
+    try:
+        return Companion(
+            int(version or 0), int(corrected or 0), int(edge_time) if edge_time else None, edge or b"", base or b""
+        )
+    except ValueError:
+        raise MalformedMessage("a series hash holds what is no version", repr(reply)) from None
+
+
+def reading(series: Series, text: bytes) -> Call:
+    """Store and announce a reading."""
+    named = keys(series)
+    return script("reading", (named.indicator,), text, named.indicator_channel)
+
+
+# -- looking ----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Survey:
+    """What a series holds: counts, bounds, and the missing ranges (first and last open time)."""
+
+    series: Series
+    stored: int
+    traded: int
+    oldest: int | None
+    newest: int | None
+    asked_from: int | None
+    cursor: int | None
+    missing: tuple[tuple[int, int], ...]
+
+
+def survey(series: Series, first: int, last: int) -> Call:
+    """Ask what ``series`` holds between two open times."""
+    named = keys(series)
+    return script("survey", (named.candles, named.companion), first, last, series.timeframe.ms)
+
+
+def surveyed(series: Series, reply: Sequence[Any]) -> Survey:
+    """The reply to :func:`survey`."""
+    numbers = [int(value) for value in reply]
+    oldest, newest, asked_from, cursor = (None if n == -1 else n for n in numbers[2:6])
+    ranges = numbers[6:]
+    missing = tuple(zip(ranges[::2], ranges[1::2], strict=True))
+    return Survey(series, numbers[0], numbers[1], oldest, newest, asked_from, cursor, missing)
+
+
+def range_call(series: Series, first: int | str, last: int | str) -> Call:
+    """Stored members between two open times (``-inf``, ``+inf``)."""
+    return ("ZRANGEBYSCORE", keys(series).candles, first, last)
+
+
+def newest_call(series: Series, count: int) -> Call:
+    """The newest ``count`` stored members, ascending."""
+    return ("ZRANGE", keys(series).candles, -count, -1)
+
+
+_CANDLES_KEY = re.compile(r"^candles:([a-z_]+):([^:]+):(5m|15m|1h|4h|1d)$")
+
+
+def parse_candles_key(key: str) -> Series | None:
+    """The series whose candles lie at ``key``."""
+    found = _CANDLES_KEY.match(key)
+    return Series(found[1], found[2], Timeframe.parse(found[3])) if found else None
+
+
+def all_series(exchange: str, symbol: str) -> tuple[Series, ...]:
+    """The series of one symbol, shortest timeframe first."""
+    return tuple(Series(exchange, symbol, timeframe) for timeframe in TIMEFRAMES)

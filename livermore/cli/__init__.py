@@ -1,0 +1,111 @@
+"""The command line: one small module per group of commands; each parses, calls, prints.
+
+Data goes to stdout, talk to stderr. A failure is one line, ``livermore: <message>``, and an exit
+code: 0 ok, 1 error, 2 usage, 3 not running, 4 configuration, 5 taken, 6 gaps remain, 7 mismatch.
+
+Modules are imported at every start, so whatever is slow to import (Redis, Trio, numpy) is imported
+inside the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+from livermore.errors import (
+    ConfigurationError,
+    LivermoreError,
+    NotRunning,
+    StoreError,
+    StoreUnusable,
+    TakenError,
+    UnknownSymbol,
+    UsageError,
+)
+
+INTERRUPTED = 128 + signal.SIGINT
+
+EXIT_CODES: tuple[tuple[type[LivermoreError], int], ...] = (
+    (UsageError, 2),
+    (UnknownSymbol, 2),
+    (NotRunning, 3),
+    (ConfigurationError, 4),
+    (StoreUnusable, 4),
+    (TakenError, 5),
+    (LivermoreError, 1),
+)
+"""The first kind that fits decides."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (the console entry point exits with it)."""
+    # A name or a sign that the terminal cannot show must not end a command.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _command(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # the shell's prompt begins a line of its own
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has what it wanted. What is still buffered must not complain at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _command(arguments: list[str]) -> int:
+    from livermore.cli.app import app, usage_errors
+
+    try:
+        result = app(arguments, prog_name="livermore", standalone_mode=False)
+    except usage_errors as error:
+        return complain(_said(error), 2)
+    except LivermoreError as error:
+        return complain(_with_next_step(error), exit_code(error))
+    except BaseExceptionGroup as group:
+        # Nurseries wrap what happened in them; a person wants the one thing that is ours.
+        known, others = group.split(LivermoreError)
+        if known is None or others is not None:
+            raise
+        first = next(_leaves(known))
+        return complain(_with_next_step(first), exit_code(first))
+    return result if isinstance(result, int) else 0
+
+
+def exit_code(error: LivermoreError) -> int:
+    """The exit code for ``error``."""
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
+def complain(message: str, code: int) -> int:
+    """Say why, in one line on stderr, and hand the exit code on."""
+    print("livermore: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _said(error: BaseException) -> str:
+    """What the parser complains about, with the way to the command's help."""
+    said = getattr(error, "format_message", lambda: str(error))() or "aborted"
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "livermore"
+    return f"{said} (see: {path} --help)"
+
+
+def _with_next_step(error: LivermoreError) -> str:
+    """A store that does not answer is the one failure whose message cannot know the next step."""
+    if isinstance(error, StoreError) and not isinstance(error, StoreUnusable):
+        return f"{error} (next: livermore doctor)"
+    return str(error)
+
+
+def _leaves(group: BaseExceptionGroup[LivermoreError]) -> Iterator[LivermoreError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

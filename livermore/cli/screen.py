@@ -1,0 +1,179 @@
+"""The demo's screen: a header, symbols × timeframes, and what happened last.
+
+Pure: a :class:`View` and the size of the terminal go in, something rich can print comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from livermore.cli import output, times
+from livermore.cli.status import COLOURS
+from livermore.market.timeframe import TIMEFRAMES, Timeframe
+
+ZONES = {
+    "overbought": "bold bright_green",
+    "rallying": "green",
+    "rebounding": "cyan",
+    "ranging": "dim",
+    "retracing": "yellow",
+    "reversing": "red",
+    "oversold": "bold bright_red",
+}
+"""Colours of MACD-V by stage."""
+BARS = "▁▂▃▄▅▆▇█"
+WIDE = 112
+"""Columns from which stages are written out and prices are drawn."""
+FEWEST_LINES = 3
+"""Of the ticker at the bottom; symbols make room for them."""
+
+
+@attrs.frozen
+class Row:
+    """A symbol: its last price, its newest five-minute closes, its newest readings."""
+
+    symbol: str
+    price: float | None
+    closes: Sequence[float]
+    readings: Mapping[Timeframe, Mapping[str, Any]]
+
+
+@attrs.frozen
+class View:
+    """All that is shown, read from Redis as any consumer would."""
+
+    title: str
+    status: Mapping[str, Any]
+    rows: Sequence[Row]
+    events: Sequence[tuple[str, Mapping[str, Any]]]
+    """What was published, oldest first: its kind, as ``tail`` calls it, and what it said."""
+
+
+def screen(view: View, width: int, height: int) -> RenderableType:
+    """The view in exactly the lines there are."""
+    room = height - 6  # the header with its border and note, the table's head, the rule
+    shown = max(1, min(len(view.rows), room - FEWEST_LINES))
+    events = view.events[-(room - shown) :] if room > shown else ()
+    parts: list[RenderableType] = [header(view), board(view.rows[:shown], width)]
+    if events:
+        hidden = len(view.rows) - shown
+        note = f" {hidden} more symbols do not fit " if hidden > 0 else ""
+        parts.append(Text(note.center(width - 1, "─"), style="dim"))
+        parts += [brief(word, said) for word, said in events]
+    return Group(*parts)
+
+
+def header(view: View) -> RenderableType:
+    """What we are, whether we see, and why not."""
+    said = view.status
+    state = str(said.get("state", "starting"))
+    colour = COLOURS.get(state, "yellow")
+    facts = [state]
+    clock, newest = said.get("clock"), said.get("newest_close")
+    if isinstance(clock, int | float) and clock:
+        facts.append(f"exchange time {times.iso(int(clock) // 1000 * 1000)}")
+    if isinstance(newest, int | float):
+        facts.append(f"newest close {times.iso(int(newest))[11:16]}")
+    if "gaps" in said:
+        facts.append(f"{said['gaps']} gaps")
+    line = Text.assemble(("● ", colour), " · ".join(facts), no_wrap=True, overflow="ellipsis")
+    note = Text(str(said.get("note") or ""), style="dim", no_wrap=True, overflow="ellipsis")
+    return Panel(
+        Group(line, note),
+        title=Text(view.title, style="bold"),
+        title_align="left",
+        border_style=colour,
+        box=box.ROUNDED,
+        padding=(0, 1),
+    )
+
+
+def board(rows: Sequence[Row], width: int) -> RenderableType:
+    """Symbols by timeframes."""
+    wide = width >= WIDE
+    table = Table(box=None, expand=True, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("symbol", no_wrap=True)
+    table.add_column("last", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("two hours", no_wrap=True)
+    for timeframe in TIMEFRAMES:
+        table.add_column(
+            f"MACD-V {timeframe}" if wide else str(timeframe), justify="right", no_wrap=True
+        )
+    for row in rows:
+        cells: list[RenderableType] = [Text(row.symbol), Text(price(row.price))]
+        if wide:
+            cells.append(Text(sparks(row.closes), style="dim"))
+        cells += [reading(row.readings.get(timeframe), wide=wide) for timeframe in TIMEFRAMES]
+        table.add_row(*cells)
+    return table
+
+
+def reading(said: Mapping[str, Any] | None, *, wide: bool) -> Text:
+    """MACD-V in the colour of its stage; dots while there is none."""
+    value = said.get("macdv") if said else None
+    if said is None or not isinstance(value, int | float):
+        return Text("·" if said is None else "··", style="dim")
+    stage = str(said.get("stage") or "")
+    text = f"{value:+.1f}" + (f" {stage}" if wide and stage else "")
+    return Text(text, style=ZONES.get(stage, ""))
+
+
+def price(value: float | None) -> str:
+    """Enough figures to see it move."""
+    if value is None:
+        return "–"
+    if value >= 1000:
+        return f"{value:,.2f}"
+    return f"{value:.4f}" if value >= 1 else f"{value:.4g}"
+
+
+def sparks(closes: Sequence[float]) -> str:
+    """Closes as a row of little bars."""
+    if not closes:
+        return ""
+    low, high = min(closes), max(closes)
+    step = (high - low) / (len(BARS) - 1)
+    return "".join(BARS[round((close - low) / step)] if step > 0 else BARS[0] for close in closes)
+
+
+def brief(word: str, said: Mapping[str, Any]) -> Text:
+    """What was published, on one short line. Corrections and readings stand out."""
+    time = said.get("open_time")
+    at = times.iso(time)[11:16] if isinstance(time, int) else "?"
+    where = f"{at} {said.get('symbol', '?')!s:<10} {said.get('timeframe', '?')!s:<3} {word:<10} "
+    if word == "reading":
+        stage = str(said.get("stage") or "")
+        value = said.get("macdv")
+        if isinstance(value, int | float):
+            return _line(where + f"MACD-V {value:+.1f} {stage}", ZONES.get(stage, ""))
+        return _line(where + f"withheld: {said.get('withheld')}", "dim")
+    close, volume = said.get("close"), said.get("volume")
+    figures = " ".join(
+        f"{name} {price(float(value))}"
+        for name, value in (("close", close), ("volume", volume))
+        if isinstance(value, int | float)
+    )
+    proof = " ".join(str(said[key]) for key in ("kind", "evidence") if key in said)
+    return _line(f"{where}{figures} {proof}", "yellow" if word == "correction" else "dim")
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def plain(view: View) -> str:
+    """The state in one line, where there is no screen."""
+    prices = ", ".join(
+        f"{row.symbol} {output.number(row.price)}" for row in view.rows[:3] if row.price is not None
+    )
+    state, note = view.status.get("state", "starting"), view.status.get("note")
+    return " · ".join(str(part) for part in (view.title, state, note, prices) if part)

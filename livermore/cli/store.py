@@ -1,0 +1,146 @@
+"""The store as a command sees it: opened once, read synchronously, never written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+
+from livermore.config import Settings
+from livermore.errors import NotRunning, UnknownSymbol
+from livermore.market.candle import Series
+from livermore.market.product import unknown_symbol
+
+if TYPE_CHECKING:
+    from livermore.adapters.redis import Client
+
+STATUS_TTL = 45_000
+"""How long a daemon's status outlives it (ms)."""
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Client]:
+    """The configured Redis, or the private Valkey if it runs; starts nothing.
+
+    Raises :class:`NotRunning` when there is neither, :class:`StoreError` when it does not answer.
+    """
+    from livermore.adapters.redis import Client
+    from livermore.adapters.valkey import find_private_valkey
+
+    url = settings.redis_url or find_private_valkey(settings.state_dir)
+    if url is None:
+        raise NotRunning(
+            f"no Redis is configured and no private Valkey runs in {settings.state_dir}; "
+            "start one with: livermore run coinbase (or give --redis-url)"
+        )
+    client = Client(url)
+    try:
+        client.one("PING")
+        yield client
+    finally:
+        client.close()
+
+
+@attrs.frozen
+class Status:
+    """What a running daemon last said about itself, and how long ago (ms)."""
+
+    said: dict[str, Any]
+    age: int
+
+    @property
+    def symbols(self) -> list[str]:
+        """The symbols it follows."""
+        return [str(symbol) for symbol in self.said.get("symbols") or ()]
+
+    @property
+    def clock(self) -> int | None:
+        """The exchange's time when it said so; None while it does not know."""
+        clock = self.said.get("clock")
+        return int(clock) if isinstance(clock, int | float) and clock > 0 else None
+
+
+def read_status(client: Client, exchange: str) -> Status | None:
+    """The daemon's status, or None when no daemon speaks for ``exchange``."""
+    from livermore.adapters.store import status_key
+
+    key = status_key(exchange)
+    text, left = client.run([("GET", key), ("PTTL", key)])
+    if text is None:
+        return None
+    try:
+        said = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        said = None
+    if not isinstance(said, dict):
+        raise NotRunning(f"{key} holds what is no status: another program uses our keys")
+    return Status(said, max(0, STATUS_TTL - left) if left > 0 else 0)
+
+
+def now(status: Status | None = None) -> int:
+    """The exchange's time as its daemon knows it, or ours."""
+    if status is not None and status.clock is not None:
+        return status.clock
+    return round(time.time() * 1000)
+
+
+def stored_series(client: Client, exchange: str) -> list[Series]:
+    """Every series of ``exchange`` that has candles, by symbol, shortest timeframe first."""
+    from livermore.adapters.store import parse_candles_key
+
+    found = (parse_candles_key(name) for name in _names(client, f"candles:{exchange}:*"))
+    ours = {series.name: series for series in found if series and series.exchange == exchange}
+    return sorted(ours.values(), key=lambda series: (series.symbol, series.timeframe.ms))
+
+
+def _names(client: Client, pattern: str) -> Iterator[str]:
+    if client.is_cluster:
+        names: Iterator[bytes] = client._connect().scan_iter(match=pattern, count=1000)
+    else:
+        names = _scan(client, pattern)
+    for name in names:
+        yield name.decode("utf-8", "replace")
+
+
+def _scan(client: Client, pattern: str) -> Iterator[bytes]:
+    cursor = 0
+    while True:
+        cursor, names = client.one("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+        yield from names
+        if not int(cursor):
+            return
+
+
+def followed(client: Client, exchange: str, status: Status | None) -> list[Series]:
+    """The series a daemon follows, or, where none runs, those that have candles."""
+    from livermore.adapters.store import all_series
+
+    if status is not None and status.symbols:
+        return [s for symbol in status.symbols for s in all_series(exchange, symbol)]
+    return stored_series(client, exchange)
+
+
+def check_symbol(client: Client, exchange: str, symbol: str, status: Status | None) -> None:
+    """Raise :class:`UnknownSymbol` with the nearest names for one neither followed nor stored."""
+    if status is not None and symbol in status.symbols:
+        return
+    known = {series.symbol for series in stored_series(client, exchange)}
+    known |= set(status.symbols) if status is not None else set()
+    if not known:
+        raise NotRunning(
+            f"nothing of {exchange} is stored here, and no daemon is running for it; "
+            f"start one with: livermore run {exchange}"
+        )
+    if symbol not in known:
+        message = unknown_symbol(symbol, known)
+        hint = "" if "did you mean" in message else f": {exchange} has {_some(sorted(known))} here"
+        raise UnknownSymbol(message + hint)
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,143 @@
+"""``livermore tail``: closes, corrections and readings as they are published."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from livermore.cli import options, output, store, times
+from livermore.cli.options import Exchange, Json, Place, TimeframeName, placed
+from livermore.market.timeframe import TIMEFRAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from livermore.market.timeframe import Timeframe
+
+WORDS = {"close": "close", "correct": "correction", "update": "forming", "macdv": "reading"}
+"""What the kinds of channel are called here."""
+
+
+TERMS = (("MACD-V", "macdv"), ("signal", "signal"), ("histogram", "histogram"))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "tail",
+        epilog="Example: `livermore tail BTC-USD --timeframe 5m,1h`, `livermore tail --json`",
+    )(placed(tail))
+
+
+def tail(
+    place: Place,
+    symbol: Annotated[
+        str | None, typer.Argument(metavar="[SYMBOL]", help="Only this symbol.")
+    ] = None,
+    timeframe: TimeframeName = None,
+    forming: Annotated[
+        bool, typer.Option("--forming", help="Also candles that are not closed yet.")
+    ] = False,
+    exchange: Exchange = "coinbase",
+    json: Json = False,
+) -> int:
+    """Print what is published, line by line, until Ctrl-C."""
+    name = options.known_exchange(exchange)
+    chosen = options.timeframes(timeframe)
+    only = None if symbol is None else options.symbol(symbol)
+    stopped = threading.Event()
+    with store.open_store(place.settings()) as client:
+        status = store.read_status(client, name)
+        if only is not None:
+            store.check_symbol(client, name, only, status)
+        if status is None:
+            output.say(f"no daemon is running for {name} now; waiting for one (Ctrl-C ends this)")
+        try:
+            for channel, payload in client.messages(
+                patterns(name, only, chosen, forming=forming), stopped
+            ):
+                word, said = understood(channel, payload)
+                if word is None or said is None:
+                    output.say(f"{channel}: not understood: {payload[:120]!r}")
+                elif json:
+                    output.document({"type": word, **as_json(said)})
+                else:
+                    output.line(described(word, said))
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def patterns(
+    exchange: str, symbol: str | None, timeframes: Sequence[Timeframe], *, forming: bool
+) -> list[str]:
+    """The channels to listen to, as glob patterns."""
+    of = symbol or "*"
+    names = ["*"] if len(timeframes) == len(TIMEFRAMES) else [tf.value for tf in timeframes]
+    kinds = ["close", "correct", *(["update"] if forming else [])]
+    root = f"channel:exchange:{exchange}"
+    return [f"{root}:candle:{k}:{of}:{tf}" for k in kinds for tf in names] + [
+        f"{root}:indicator:{of}:{tf}:macdv" for tf in names
+    ]
+
+
+def kind(channel: str) -> str:
+    """``close``, ``correct``, ``update`` or ``macdv``."""
+    words = channel.split(":")
+    return words[4] if len(words) > 4 and words[3] == "candle" else words[-1]
+
+
+def understood(channel: str, payload: bytes) -> tuple[str | None, dict[str, Any] | None]:
+    """What kind of message it is and what it says; None for what we do not know."""
+    return WORDS.get(kind(channel)), decoded(payload)
+
+
+def decoded(payload: bytes | None) -> dict[str, Any] | None:
+    """The JSON object, or None where there is none."""
+    if payload is None:
+        return None
+    try:
+        said = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def as_json(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What was published with ISO times, without the indicator's inner state."""
+    return {
+        key: times.iso(value) if key in ("open_time", "as_of") and isinstance(value, int) else value
+        for key, value in said.items()
+        if key != "state"
+    }
+
+
+def described(word: str, said: Mapping[str, Any]) -> str:
+    """One line: open time, symbol, timeframe, and what happened."""
+    time = said.get("open_time")
+    where = (
+        f"{times.iso(time) if isinstance(time, int) else '?':<20} "
+        f"{said.get('symbol', '?')!s:<12} {said.get('timeframe', '?')!s:<3} {word:<10}"
+    )
+    if word == "reading":
+        if said.get("withheld"):
+            return f"{where} MACD-V withheld: {said['withheld']}"
+        figures = " ".join(f"{label} {_figure(said.get(key), 2)}" for label, key in TERMS)
+        warm = "" if said.get("warm", True) else " (not warm yet)"
+        return f"{where} {figures} {said.get('stage') or '–'}{warm}"
+    fields = ("open", "high", "low", "close", "volume")
+    figures = " ".join(f"{field[0]} {_figure(said.get(field))}" for field in fields)
+    rest = [str(said[key]) for key in ("kind", "evidence") if said.get(key) is not None]
+    if said.get("revision"):
+        rest.append(f"revision {said['revision']}")
+    return " ".join([where, figures, *rest])
+
+
+def _figure(value: object, places: int | None = None) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return output.number(float(value), places)
+    return "–" if value is None else str(value)

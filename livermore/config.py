@@ -1,0 +1,376 @@
+"""Settings: flags > ``LIVERMORE_*`` environment > ``livermore.toml`` > defaults.
+
+The only reader of environment and files. Every setting has one parser for all of its sources, and
+every complaint names the source: ``LIVERMORE_TOP``, ``top in ./livermore.toml``, ``--top``. A value
+that is wrong in a source nobody looks at (a flag overrides it) is still wrong, and is said so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import attrs
+
+from livermore.errors import ConfigurationError, LivermoreError, UsageError
+
+FILE = "livermore.toml"
+PREFIX = "LIVERMORE_"
+FILE_VARIABLE = "LIVERMORE_CONFIG"
+"""Names the file, like ``--config``."""
+
+RESERVED = frozenset({"LIVERMORE_DATABASE_URL", "LIVERMORE_CONTROL_SECRET"})
+"""Variables that belong to parts which are not read here; any other unknown one is an error."""
+
+DEFAULT_TOP = 50
+LOG_LEVELS = ("debug", "info", "warning", "error")
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+LONGEST = 100 * 365 * 86_400_000
+"""Milliseconds; a longer duration is a slip of the finger."""
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What a run is told. ``symbols`` is None when the ``top`` most traded are followed."""
+
+    state_dir: Path
+    exchanges: tuple[str, ...] = ()
+    symbols: tuple[str, ...] | None = None
+    top: int | None = None
+    redis_url: str | None = attrs.field(default=None, repr=False)
+    """None means the private Valkey in ``state_dir``. Not in the repr: it may hold a password."""
+    rest_url: str | None = None
+    websocket_url: str | None = None
+    run_for: float | None = None
+    """Seconds, then a clean end."""
+    json_logs: bool = False
+    log_level: str = "info"
+
+
+@attrs.frozen
+class _Source:
+    """Where a value came from: how to name it in a complaint, and which kind of error that is."""
+
+    name: str
+    error: type[LivermoreError]
+    base: Path
+    """What relative paths are relative to."""
+    home: str
+
+
+def from_surroundings(flags: Mapping[str, object], config: str | None = None) -> Settings:
+    """The settings of this process: :func:`load` with its environment and working directory."""
+    return load(flags, os.environ, config=config, cwd=Path(os.curdir))
+
+
+def load(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    *,
+    config: str | None = None,
+    cwd: Path,
+) -> Settings:
+    """Settings from all sources. Flags that are None and variables that are empty do not count.
+
+    Raises :class:`ConfigurationError` for environment and file, :class:`UsageError` for a flag; the
+    message is one line and names the source.
+    """
+    home = environ.get("HOME", "")
+    values: dict[str, Any] = {}
+    # Weakest first, so that a stronger source replaces what it names.
+    for given, name_of, error, base in (
+        _file(config or environ.get(FILE_VARIABLE) or None, cwd, home),
+        (
+            _variables(environ),
+            lambda key: PREFIX + key.upper(),
+            ConfigurationError,
+            cwd,
+        ),
+        (
+            {key: value for key, value in flags.items() if value is not None},
+            flag_name,
+            UsageError,
+            cwd,
+        ),
+    ):
+        parsed = {
+            key: _PARSERS[key](value, _Source(name_of(key), error, base, home))
+            for key, value in given.items()
+        }
+        if "symbols" in parsed and "top" in parsed:
+            raise error(f"{name_of('symbols')} and {name_of('top')} exclude each other: keep one")
+        # They answer one question, so the stronger source answers it alone.
+        if "symbols" in parsed:
+            values.pop("top", None)
+        if "top" in parsed:
+            values.pop("symbols", None)
+        values.update(parsed)
+    if "symbols" not in values:
+        values.setdefault("top", DEFAULT_TOP)
+    if "state_dir" not in values:
+        values["state_dir"] = default_state_dir(environ)
+    return Settings(**values)
+
+
+def flag_name(key: str) -> str:
+    """How a setting is spelled on the command line."""
+    return "--for" if key == "run_for" else "--" + key.replace("_", "-")
+
+
+def default_state_dir(environ: Mapping[str, str]) -> Path:
+    """``$XDG_STATE_HOME/livermore`` or ``~/.local/state/livermore``.
+
+    A relative ``XDG_STATE_HOME`` is ignored, as its specification wants it.
+    """
+    state = environ.get("XDG_STATE_HOME", "")
+    if Path(state).is_absolute():
+        return Path(state) / "livermore"
+    home = environ.get("HOME", "")
+    if Path(home).is_absolute():
+        return Path(home) / ".local" / "state" / "livermore"
+    raise ConfigurationError(
+        "no place for the state directory: HOME is not set; "
+        "use --state-dir DIR or LIVERMORE_STATE_DIR"
+    )
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """``: did you mean top?``, or nothing when nothing is near."""
+    found = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f": did you mean {found[0]}?" if found else ""
+
+
+# -- sources ----------------------------------------------------------------------------------
+
+_Given = tuple[Mapping[str, object], Callable[[str], str], type[LivermoreError], Path]
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, object]:
+    given: dict[str, object] = {}
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or name in RESERVED or name == FILE_VARIABLE:
+            continue
+        key = name.removeprefix(PREFIX).lower()
+        if key not in _PARSERS or name != name.upper():
+            known = [PREFIX + known.upper() for known in _PARSERS]
+            raise ConfigurationError(
+                f"environment: unknown setting {name}"
+                f"{near(name.upper(), [*known, *RESERVED, FILE_VARIABLE])}"
+            )
+        if environ[name].strip():
+            given[key] = environ[name]
+    return given
+
+
+def _file(named: str | None, cwd: Path, home: str) -> _Given:
+    path = cwd / FILE
+    if named is not None:
+        path = cwd / _expanded(named, home, "the configuration file", ConfigurationError)
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        if named is None:
+            return ({}, str, ConfigurationError, cwd)
+        raise ConfigurationError(f"{path}: no such file: check --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigurationError(f"{path}: cannot be read: {reason}") from None
+    try:
+        given = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {_one_line(str(error))}") from None
+    for key in given:
+        if key not in _PARSERS:
+            raise ConfigurationError(f"{path}: unknown setting {key!r}{near(key, _PARSERS)}")
+    return (given, lambda key: f"{key} in {path}", ConfigurationError, path.parent)
+
+
+# -- values -----------------------------------------------------------------------------------
+
+
+def parse_duration(text: str) -> int:
+    """Milliseconds of ``60s``, ``2h``, ``15m``, ``1d``, ``1h30m``; raises ``ValueError``."""
+    compact = text.strip().lower()
+    if not _DURATION.fullmatch(compact):
+        raise ValueError("write a duration with its unit, such as 60s, 15m, 2h or 1d")
+    total = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(compact))
+    if not 1 <= total <= LONGEST:
+        raise ValueError("a duration lies between 1 millisecond and 100 years")
+    return round(total)
+
+
+_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|[smhdw])")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+
+
+def parse_symbol(text: str) -> str:
+    """``btc/usd`` as ``BTC-USD``; raises ``ValueError`` for what cannot be a symbol."""
+    symbol = text.strip().upper().replace("/", "-")
+    if not _SYMBOL.fullmatch(symbol):
+        raise ValueError(f"{_quoted(text)} is not a symbol: write BASE-QUOTE, such as BTC-USD")
+    return symbol
+
+
+# The separators of keys and lists, and what a glob would read, cannot be part of a symbol.
+_SYMBOL = re.compile(r"[^\s:,{}*?\[\]\\^/-]+(-[^\s:,{}*?\[\]\\^/-]+)+")
+
+
+def _wrong(source: _Source, what: str) -> LivermoreError:
+    return source.error(f"{source.name}: {what}")
+
+
+def _words(value: object, source: _Source) -> tuple[str, ...]:
+    """A list, or text with commas; repeated words count once."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise _wrong(source, f"a list of names is wanted, not {_quoted(value)}")
+    words = [part.strip() for item in items for part in item.split(",")]
+    if not any(words):
+        raise _wrong(source, "the list is empty")
+    return tuple(dict.fromkeys(filter(None, words)))
+
+
+def _exchanges(value: object, source: _Source) -> tuple[str, ...]:
+    from livermore.exchanges import dialect  # its codecs are worth 50 ms of every start
+
+    try:
+        return tuple(dict.fromkeys(dialect(word).name for word in _words(value, source)))
+    except UsageError as error:
+        if source.error is UsageError:
+            raise
+        raise _wrong(source, str(error)) from None
+
+
+def _symbols(value: object, source: _Source) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(parse_symbol(word) for word in _words(value, source)))
+    except ValueError as error:
+        raise _wrong(source, str(error)) from None
+
+
+def _count(value: object, source: _Source) -> int:
+    number = value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        number = int(value)
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 10_000:
+        raise _wrong(source, f"a whole number from 1 to 10000 is wanted, not {_quoted(value)}")
+    return number
+
+
+def _seconds(value: object, source: _Source) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if math.isfinite(value):
+            raise _wrong(source, f'write the duration with its unit, such as "{value}s"')
+    elif isinstance(value, str):
+        try:
+            return parse_duration(value) / 1000
+        except ValueError as error:
+            raise _wrong(source, f"{error}, not {_quoted(value)}") from None
+    raise _wrong(source, f'a duration such as "60s" is wanted, not {_quoted(value)}')
+
+
+def _flag(value: object, source: _Source) -> bool:
+    if isinstance(value, bool):
+        return value
+    known = {"1": True, "true": True, "yes": True, "on": True}
+    known |= {"0": False, "false": False, "no": False, "off": False}
+    found = known.get(value.strip().lower()) if isinstance(value, str) else None
+    if found is None:
+        raise _wrong(source, f"true or false is wanted, not {_quoted(value)}")
+    return found
+
+
+def _level(value: object, source: _Source) -> str:
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in LOG_LEVELS:
+        names = ", ".join(LOG_LEVELS)
+        raise _wrong(source, f"unknown level {_quoted(value)}{near(word, LOG_LEVELS)} ({names})")
+    return word
+
+
+def _directory(value: object, source: _Source) -> Path:
+    if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
+        raise _wrong(source, f"a directory is wanted, not {_quoted(value)}")
+    return source.base / _expanded(str(value), source.home, source.name, source.error)
+
+
+def _expanded(text: str, home: str, who: str, error: type[LivermoreError]) -> Path:
+    if text == "~" or text.startswith("~/"):
+        if not Path(home).is_absolute():
+            raise error(f"{who}: {text} needs HOME, which is not set")
+        return Path(home, text[2:])
+    return Path(text)
+
+
+def _url(value: object, source: _Source, schemes: tuple[str, ...]) -> SplitResult:
+    """Never quotes the value: it may hold a password."""
+    forms = ", ".join(f"{scheme}://" for scheme in schemes)
+    if not isinstance(value, str):
+        raise _wrong(source, f"a URL is wanted ({forms})")
+    try:
+        parts = urlsplit(value.strip())
+        _ = parts.port
+    except ValueError:
+        raise _wrong(
+            source, "the URL cannot be taken apart: check its port, and percent-encode its password"
+        ) from None
+    if parts.scheme not in schemes:
+        raise _wrong(source, f"unknown scheme {_quoted(parts.scheme)}: use {forms}")
+    if any(ord(character) <= 32 for character in value.strip()):
+        raise _wrong(source, "the URL holds a space or a line break")
+    if parts.scheme != "unix" and not parts.hostname:
+        raise _wrong(source, "the URL names no host")
+    return parts
+
+
+def _redis_url(value: object, source: _Source) -> str:
+    # What cannot be a Redis is a matter of configuration, wherever it was said.
+    parts = _url(value, attrs.evolve(source, error=ConfigurationError), REDIS_SCHEMES)
+    if parts.scheme != "unix" and not re.fullmatch(r"/?|/[0-9]+/?", parts.path):
+        raise ConfigurationError(
+            f"{source.name}: after the host only a database number may follow; "
+            "a / # ? or @ in the password is written %2F %23 %3F %40"
+        )
+    if parts.scheme == "unix" and len(parts.path) < 2:
+        raise ConfigurationError(f"{source.name}: unix:// needs the path of a socket")
+    return str(value).strip()
+
+
+def _rest_url(value: object, source: _Source) -> str:
+    _url(value, source, ("https", "http"))
+    return str(value).strip().rstrip("/")
+
+
+def _websocket_url(value: object, source: _Source) -> str:
+    _url(value, source, ("wss", "ws"))
+    return str(value).strip()
+
+
+def _quoted(value: object) -> str:
+    return _one_line(repr(value))[:80]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+_PARSERS: Mapping[str, Callable[[object, _Source], Any]] = {
+    "exchanges": _exchanges,
+    "symbols": _symbols,
+    "top": _count,
+    "redis_url": _redis_url,
+    "rest_url": _rest_url,
+    "websocket_url": _websocket_url,
+    "state_dir": _directory,
+    "run_for": _seconds,
+    "json_logs": _flag,
+    "log_level": _level,
+}

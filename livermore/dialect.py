@@ -1,0 +1,99 @@
+"""What an exchange file must provide: facts as data, and a few pure functions.
+
+The shared runner shards, paces, waits, counts acknowledgements, keeps to the budget; a dialect only
+knows one exchange's language. ``read`` is the only door for frames: damaged input leaves it as
+:class:`~livermore.errors.MalformedMessage`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+
+from livermore.errors import LivermoreError
+from livermore.market.events import Frame
+from livermore.market.history import Row
+from livermore.market.product import Product
+from livermore.market.timeframe import Timeframe
+
+__all__ = ["CloseRule", "Dialect", "Request", "Row", "Subscription"]
+
+
+class CloseRule(enum.Enum):
+    """How a slot of the streamed timeframe is known to have ended."""
+
+    TRADES = "trades"
+    """Contiguous trade ids prove it; the candle channel is cross-check and fallback."""
+    FLAG = "flag"
+    """The exchange says so; nothing else closes a candle."""
+    CLOCK = "clock"
+    """The exchange's clock passes the end by ``settle``."""
+
+
+@attrs.frozen
+class Request:
+    """A REST request below the exchange's base URL. Parameter values are text."""
+
+    path: str
+    params: Mapping[str, str] = attrs.field(factory=dict)
+    weight: int = 1
+
+
+@attrs.frozen
+class Subscription:
+    """One frame to send, and what a positive answer to it will list."""
+
+    channel: str
+    frame: str
+    natives: frozenset[str]
+
+
+@attrs.frozen(kw_only=True)
+class Dialect:
+    """One exchange. Durations in ms unless the name says otherwise."""
+
+    name: str
+    title: str
+    websocket_url: str
+    rest_url: str
+
+    streamed: Timeframe
+    timeframe_names: Mapping[Timeframe, str]
+    closes: CloseRule
+    settle: int
+    """After a slot's end, how long its trades may still be on their way."""
+    sample_lag: int | None = None
+    """After a slot's end, when the candle channel has shown its final state; None: it never does."""
+    subscribe_within: int
+    """After connecting, when the exchange hangs up on a silent client."""
+    products_per_connection: int
+    messages_per_second: float
+    """Frames we may send on a connection."""
+    maximum_message: int = 16 * 1024 * 1024
+    """Bytes; a larger frame ends the connection."""
+
+    rest_per_second: float
+    """Documented requests per second; we use 80 % of it."""
+    rest_rows: int
+    """Candles per page that are always answered whole."""
+    empties_omitted: bool
+    """Whether REST leaves out slots without trades."""
+
+    subscribe: Callable[[Sequence[str]], Sequence[Subscription]]
+    """Native ids -> frames, in the order in which they must be sent."""
+    unsubscribe: Callable[[Sequence[str]], Sequence[str]]
+    read: Callable[[bytes | str], Frame]
+
+    candles_request: Callable[[str, Timeframe, int, int], Request]
+    """Native id, timeframe, first and last open time (both included) -> request."""
+    read_candles: Callable[[bytes], Sequence[Row]]
+    """Reply -> rows, ascending; damaged rows raise :class:`~livermore.errors.MalformedMessage`."""
+    products_request: Callable[[], Request]
+    read_products: Callable[[bytes], Sequence[Product]]
+    time_request: Callable[[], Request]
+    read_time: Callable[[bytes], int]
+    """Reply -> exchange time in ms."""
+    refusal: Callable[[int, Mapping[str, str], bytes], LivermoreError | None]
+    """Status, headers (lower-case names), body -> the error it means, or None when it is an answer."""

@@ -1,0 +1,99 @@
+"""Everything that can go wrong, and what each kind leads to.
+
+::
+
+    LivermoreError
+    ├── ConfigurationError        -> exit 4: a setting is wrong; a person must act
+    ├── UsageError                -> exit 2: the command line is wrong
+    ├── NotRunning                -> exit 3: no daemon answers
+    ├── TakenError                -> exit 5: another daemon holds the exchange
+    ├── MalformedMessage          -> count and skip: the input was damaged
+    ├── ImpossibleCandle          -> count and skip: no market can have made this candle
+    ├── UnknownSymbol             -> exit 2 at the CLI, skipped in a feed
+    ├── ConnectionLost            -> reconnect: the socket closed or could not be opened
+    │   └── Stalled               -> reconnect: open but silent
+    ├── Refused                   -> end this feed: will not work until a person acts
+    ├── RestError                 -> wait and ask again
+    │   └── RateLimited           -> wait as long as told
+    ├── StoreError                -> wait: Redis is away, full, read-only or not a Redis
+    │   ├── StoreUnusable         -> exit 4 at the start: it answers, but it is not what we need
+    │   └── Fenced                -> end this feed: a newer holder writes this exchange
+    └── LeaseLost                 -> stop writing at once, then ask for the lease again
+"""
+
+
+class LivermoreError(Exception):
+    """The root: a message for a person, in one line."""
+
+
+class ConfigurationError(LivermoreError):
+    """A setting is unknown, has the wrong type or cannot be used."""
+
+
+class UsageError(LivermoreError):
+    """The command line asks for something that does not exist."""
+
+
+class NotRunning(LivermoreError):
+    """No daemon answers for this exchange."""
+
+
+class TakenError(LivermoreError):
+    """Another daemon holds the lease of this exchange."""
+
+
+class MalformedMessage(LivermoreError):
+    """Input that cannot be read; the message quotes its beginning."""
+
+    def __init__(self, reason: str, quoted: bytes | str = b"") -> None:
+        text = quoted if isinstance(quoted, str) else quoted.decode("utf-8", "replace")
+        super().__init__(f"{reason}: {text[:120]!r}" if text else reason)
+        self.reason = reason
+
+
+class ImpossibleCandle(LivermoreError):
+    """Values no market can have made (not finite, high < low, price <= 0, off the grid)."""
+
+
+class UnknownSymbol(LivermoreError):
+    """The exchange lists no such symbol."""
+
+
+class ConnectionLost(LivermoreError):
+    """A socket closed, broke or could not be opened."""
+
+
+class Stalled(ConnectionLost):
+    """A socket is open but silent."""
+
+
+class Refused(LivermoreError):
+    """The exchange will not serve us until a person acts."""
+
+
+class RestError(LivermoreError):
+    """A REST request failed; another try may succeed."""
+
+
+class RateLimited(RestError):
+    """The exchange said 429; ``wait`` is how long to stay away, in seconds."""
+
+    def __init__(self, message: str, wait: float) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class StoreError(LivermoreError):
+    """Redis is away, full, read-only or answered with an error."""
+
+
+class StoreUnusable(StoreError):
+    """What answers cannot serve as the store (not a Redis, too old, denied)."""
+
+
+class Fenced(StoreError):
+    """The store holds a higher epoch: a newer holder writes this exchange."""
+
+
+class LeaseLost(LivermoreError):
+    """Our lease lapsed or was taken."""

@@ -1,0 +1,144 @@
+"""What an exchange lists, and which of it is worth following."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from livermore.errors import UnknownSymbol
+
+DOLLARS = ("USD", "USDC", "USDT")
+"""Quotes that count as the dollar when volumes are compared, in order of preference."""
+
+STABLECOINS = frozenset(
+    "USDC USDT DAI PYUSD USDS GUSD PAX USDP TUSD FDUSD BUSD EURC EURT EURI GYEN USD1 RLUSD USDG "
+    "USDE CBUSD MUSD ZUSD LUSD FRAX UST USDD GHO CRVUSD SUSD".split()
+)
+FIAT = frozenset("USD EUR GBP CAD AUD JPY CHF SGD BRL TRY INR MXN".split())
+
+
+@attrs.frozen
+class Product:
+    """One listing. ``quote_volume`` is the last 24 h in the quote currency, ``price`` the last one.
+
+    ``alias`` is the symbol whose market this listing shows under another name, if any.
+    """
+
+    symbol: str
+    native: str
+    base: str
+    quote: str
+    tradable: bool = True
+    alias: str | None = None
+    price: float | None = None
+    quote_volume: float = 0.0
+
+
+@attrs.frozen
+class Resolution:
+    """Symbols to follow, and what a person should know about how they were chosen."""
+
+    products: tuple[Product, ...]
+    notices: tuple[str, ...] = ()
+
+
+def resolve(products: Iterable[Product], symbols: Sequence[str]) -> Resolution:
+    """The products called ``symbols``; an alias becomes the product it stands for, with a notice.
+
+    Raises :class:`UnknownSymbol` with the nearest names for a symbol that is not listed.
+    """
+    listed = {product.symbol: product for product in products}
+    chosen: dict[str, Product] = {}
+    notices: dict[str, None] = {}
+    for wanted in symbols:
+        symbol = wanted.strip().upper().replace("/", "-")
+        product = listed.get(symbol)
+        if product is None:
+            raise UnknownSymbol(unknown_symbol(symbol, listed))
+        product = market(product, listed)
+        if product.symbol != symbol:
+            name = product.symbol
+            notices[f"{symbol} is the same market as {name}: followed as {name}"] = None
+        if not product.tradable:
+            notices[f"{product.symbol} is listed but not trading now"] = None
+        chosen[product.symbol] = product
+    return Resolution(tuple(chosen.values()), tuple(notices))
+
+
+def market(product: Product, listed: Mapping[str, Product]) -> Product:
+    """The product whose market ``product`` shows: itself, unless its alias is listed."""
+    seen = [product.symbol]
+    while product.alias and product.alias in listed:
+        if product.alias in seen:  # names that stand for each other: the same one for all of them
+            return product if product.alias == product.symbol else listed[min(seen)]
+        seen.append(product.alias)
+        product = listed[product.alias]
+    return product
+
+
+def unknown_symbol(symbol: str, listed: Iterable[str]) -> str:
+    """A message that names the nearest listed symbols."""
+    near = difflib.get_close_matches(symbol, list(listed), n=3, cutoff=0.6)
+    hint = f": did you mean {' or '.join(near)}?" if near else ""
+    return f"unknown symbol {symbol}{hint}"
+
+
+def top(products: Sequence[Product], count: int) -> tuple[Product, ...]:
+    """The ``count`` most traded products by 24 h volume in USD, one per base.
+
+    A base is followed in USD where it trades in USD, else in another dollar, else where it trades
+    most; its rank is the volume of that market. Aliases count once, stablecoin and fiat pairs are
+    left out, quotes are converted by the listed prices.
+    """
+    rates = dollar_rates(products)
+    listed = {product.symbol: product for product in products}
+    best: dict[str, tuple[tuple[int, float], Product]] = {}
+    for product in products:
+        volume = product.quote_volume * rates.get(product.quote, 0.0)
+        if (
+            not product.tradable
+            or market(product, listed).symbol != product.symbol
+            or product.base in STABLECOINS
+            or product.base in FIAT
+            or not 0 < volume < math.inf  # a dead market must not stand for a live one
+        ):
+            continue
+        key = ((product.quote in DOLLARS) + (product.quote == "USD"), volume)
+        if product.base not in best or key > best[product.base][0]:
+            best[product.base] = (key, product)
+    ranked = sorted(best.values(), key=lambda item: (-item[0][1], item[1].symbol))
+    return tuple(product for _, product in ranked[: max(count, 0)])
+
+
+def dollar_rates(products: Iterable[Product]) -> dict[str, float]:
+    """Dollars per unit of each currency that can be converted by the listed prices.
+
+    A currency without a dollar pair is converted through those that have one, and so on outwards;
+    among several ways of the same length the most traded pair is taken.
+    """
+    rates = dict.fromkeys(DOLLARS, 1.0)
+    pairs = sorted((p for p in products if p.price), key=_preference)
+    while True:
+        found: dict[str, tuple[float, float]] = {}
+        for pair in pairs:
+            price = pair.price or 0.0
+            if pair.quote in rates and pair.base not in rates:
+                currency, rate = pair.base, price * rates[pair.quote]
+                volume = pair.quote_volume * rates[pair.quote]
+            elif pair.base in rates and pair.quote not in rates:
+                currency, rate = pair.quote, rates[pair.base] / price
+                volume = pair.quote_volume * rate
+            else:
+                continue
+            if 0 < rate < math.inf and (currency not in found or volume > found[currency][0]):
+                found[currency] = (volume, rate)
+        if not found:
+            return rates
+        rates.update((currency, rate) for currency, (_, rate) in found.items())
+
+
+def _preference(product: Product) -> int:
+    return DOLLARS.index(product.quote) if product.quote in DOLLARS else len(DOLLARS)

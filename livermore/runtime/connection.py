@@ -1,0 +1,171 @@
+"""One socket's life: connect, subscribe, receive until something ends it.
+
+``live`` returns never and raises what ended it; it does not retry. Its deadlines count from the
+moment a wait begins, so our own slow work never looks like the exchange's silence. The receive loop
+hands every frame to the tracker synchronously and never awaits the writer.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+
+import attrs
+import trio
+
+from livermore.adapters.websocket import Socket, open_socket
+from livermore.dialect import Dialect, Subscription
+from livermore.errors import ConnectionLost, MalformedMessage, Stalled
+from livermore.market.events import Acknowledged, Frame
+from livermore.market.tracker import Tracker
+
+FIRST_FRAME = 10.0
+"""Seconds after subscribing in which something must be heard."""
+SILENT = 30.0
+"""Seconds without any frame after which a socket is stalled."""
+ACKNOWLEDGED = 20.0
+"""Seconds after subscribing in which every subscription must be confirmed."""
+
+
+class State(enum.Enum):
+    """What a connection is doing."""
+
+    CONNECTING = "connecting"
+    SUBSCRIBING = "subscribing"
+    LIVE = "live"
+    WAITING = "waiting"
+
+
+@attrs.define
+class Health:
+    """What status shows of one connection."""
+
+    name: str
+    symbols: int
+    state: State = State.CONNECTING
+    since: float = 0.0
+    frames: int = 0
+    malformed: int = 0
+    reconnects: int = 0
+    error: str = ""
+    unconfirmed: frozenset[str] = frozenset()
+
+
+@attrs.define
+class Connection:
+    """Carries one shard: ``natives`` are the exchange's product ids."""
+
+    dialect: Dialect
+    url: str
+    natives: Sequence[str]
+    tracker: Tracker
+    health: Health
+    wake: Callable[[], None]
+    changed: Callable[[State], None]
+    malformed: Callable[[MalformedMessage], None]
+
+    async def live(self) -> None:
+        """Raises :class:`ConnectionLost` or :class:`Stalled` when the socket's life is over."""
+        self.health.state = State.CONNECTING
+        try:
+            async with open_socket(self.url, maximum_message=self.dialect.maximum_message) as socket:
+                self.tracker.connected(trio.current_time())
+                self._become(State.SUBSCRIBING)
+                waiting = await self._subscribe(socket)
+                await self._receive(socket, waiting)
+        finally:
+            self.tracker.lost()
+            self._become(State.WAITING)
+
+    def _become(self, state: State) -> None:
+        self.health.state = state
+        self.health.since = trio.current_time()
+        self.changed(state)
+
+    async def _subscribe(self, socket: Socket) -> dict[str, set[str]]:
+        """Send every subscription in order and pace; returns what must be acknowledged, per channel."""
+        subscriptions: Sequence[Subscription] = self.dialect.subscribe(self.natives)
+        waiting: dict[str, set[str]] = {}
+        for sent, subscription in enumerate(subscriptions):
+            if sent:
+                await trio.sleep(1 / self.dialect.messages_per_second)
+            await socket.send(subscription.frame)
+            if subscription.natives:
+                waiting.setdefault(subscription.channel, set()).update(subscription.natives)
+        return waiting
+
+    async def _receive(self, socket: Socket, waiting: dict[str, set[str]]) -> None:
+        tracker, read = self.tracker, self.dialect.read
+        confirmed: dict[str, int] = dict.fromkeys(self.natives, 0)
+        channels = len(waiting)
+        started = trio.current_time()
+        silent_after = FIRST_FRAME
+        while True:
+            waited_from = trio.current_time()
+            text: str | bytes | None = None
+            # Two reasons to wake: silence for too long, or a slot that is due while nothing is said.
+            limit = min(silent_after, max(0.02, tracker.due_in(waited_from)))
+            while text is None:
+                with trio.move_on_after(limit):
+                    text = await socket.get()
+                if text is None:
+                    now = trio.current_time()
+                    if now - waited_from >= silent_after:
+                        raise Stalled(f"{self.health.name}: no frame for {silent_after:.0f} s")
+                    tracker.tick(now)
+                    self._wake_if_urgent()
+                    limit = min(silent_after - (now - waited_from), max(0.02, tracker.due_in(now)))
+                    limit = max(limit, 0.0)
+            silent_after = SILENT
+            now = trio.current_time()
+            self.health.frames += 1
+            try:
+                frame: Frame = read(text)
+            except MalformedMessage as error:
+                self.health.malformed += 1
+                self.malformed(error)
+                continue
+            tracker.take(frame, now)
+            if waiting:
+                self._acknowledge(frame, waiting, confirmed, channels, now)
+                if waiting and now - started > ACKNOWLEDGED:
+                    self._report_unconfirmed(waiting)
+                    waiting = {}
+                elif not waiting:
+                    self._become(State.LIVE)
+            self._wake_if_urgent()
+
+    def _wake_if_urgent(self) -> None:
+        if self.tracker.pending.urgent:
+            self.wake()
+
+    def _acknowledge(
+        self, frame: Frame, waiting: dict[str, set[str]], confirmed: dict[str, int], channels: int, now: float
+    ) -> None:
+        """Strike what ``frame`` confirms from ``waiting``; products with every channel go to the tracker."""
+        for event in frame.events:
+            if not isinstance(event, Acknowledged):
+                continue
+            whole: list[str] = []
+            for channel, natives in event.channels.items():
+                wanted = waiting.get(channel)
+                if wanted is None:
+                    continue
+                for native in natives & wanted:
+                    wanted.discard(native)
+                    confirmed[native] += 1
+                    if confirmed[native] == channels:
+                        whole.append(native)
+                if not wanted:
+                    del waiting[channel]
+            self.tracker.acknowledged(whole, now)
+
+    def _report_unconfirmed(self, waiting: dict[str, set[str]]) -> None:
+        """Some subscriptions were never confirmed: too many of them end the connection."""
+        missing = frozenset().union(*waiting.values())
+        self.health.unconfirmed = missing
+        if len(missing) * 2 >= len(self.natives):
+            raise ConnectionLost(
+                f"{self.health.name}: {len(missing)} of {len(self.natives)} subscriptions were not confirmed"
+            )
+        self._become(State.LIVE)

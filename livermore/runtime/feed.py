@@ -1,0 +1,351 @@
+"""One exchange, from its lease to its last status.
+
+``run`` takes the lease, learns what is listed, and then holds three circles: the connections (each
+supervised, so that a lost socket restarts that shard only), the readings, and the pipeline that
+writes. It ends when cancelled, giving the lease back, or with :class:`TakenError` when another
+daemon has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import attrs
+import trio
+
+from livermore.adapters import store
+from livermore.adapters.http import Http
+from livermore.adapters.redis import Redis, script
+from livermore.dialect import Dialect
+from livermore.errors import (
+    Fenced,
+    LeaseLost,
+    MalformedMessage,
+    RestError,
+    StoreError,
+    StoreUnusable,
+    TakenError,
+    UnknownSymbol,
+)
+from livermore.market.candle import Series
+from livermore.market.clock import ExchangeClock
+from livermore.market.product import Product, resolve, top
+from livermore.market.tracker import Pending, Tracker
+from livermore.runtime.backoff import Backoff
+from livermore.runtime.connection import Connection, Health, State
+from livermore.runtime.journal import Journal
+from livermore.runtime.lease import Lease
+from livermore.runtime.readings import Readings
+from livermore.runtime.repairs import ALLOWANCE, Repairs
+from livermore.runtime.rest import SHARE, Budget, Rest
+from livermore.runtime.status import STATUS_EVERY, STATUS_TTL, Report, report_text
+from livermore.runtime.supervise import supervise
+from livermore.runtime.writer import Writer
+
+T = TypeVar("T")
+
+FINISH = 3.0
+"""Seconds the last batch may take at shutdown."""
+DEMO_HINT = "to see Livermore work without a network: livermore demo"
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What a feed is told: which exchange, where, and what to follow."""
+
+    dialect: Dialect
+    websocket_url: str
+    rest_url: str
+    symbols: tuple[str, ...] | None
+    top: int
+    holder: str
+    description: dict[str, object]
+
+
+class Feed:
+    """The life of one exchange in this process."""
+
+    def __init__(self, plan: Plan, redis: Redis, chance: Callable[[], float]) -> None:
+        self.plan = plan
+        self.journal = Journal(plan.dialect.name)
+        self._redis = redis
+        self._chance = chance
+        self._clock = ExchangeClock()
+        self._pending = Pending()
+        self._trackers: list[Tracker] = []
+        self._healths: list[Health] = []
+        self._products: Sequence[Product] = ()
+        self._lease = Lease(redis, plan.dialect.name, plan.holder, plan.description)
+        self.report = Report(exchange=plan.dialect.name, title=plan.dialect.title)
+        self.report.description = plan.description
+        self._tracker_of: dict[str, Tracker] = {}
+        self._series: Sequence[Series] = ()
+        self._scan_wanted = trio.Event()
+
+    def now(self) -> int | None:
+        """The exchange's time in ms: the furthest any of its connections has heard."""
+        moment = trio.current_time()
+        known = [self._clock.read(moment), *(tracker.clock.read(moment) for tracker in self._trackers)]
+        heard = [time for time in known if time is not None]
+        return max(heard, default=None)
+
+    async def run(self) -> None:
+        """See the module. Raises :class:`TakenError`, :class:`StoreError`, :class:`UnknownSymbol`."""
+        name = self.plan.dialect.name
+        epoch = await self._lease.take()
+        self.report.epoch = epoch
+        self.journal.info("lease taken", epoch=epoch)
+        try:
+            async with Http(self.plan.rest_url) as http, trio.open_nursery() as nursery:
+                nursery.start_soon(self._hold_lease)
+                nursery.start_soon(self._publish_status)
+                rest = Rest(
+                    self.plan.dialect, http,
+                    Budget(self._redis, name, SHARE * self.plan.dialect.rest_per_second), self.now,
+                )  # fmt: skip
+                self.report.budget = rest.budget
+                await self._learn_products(rest)
+                await self._follow(rest)
+        except* (Fenced, LeaseLost) as lost:
+            raise TakenError(str(lost.exceptions[0])) from lost
+        finally:
+            with trio.move_on_after(FINISH, shield=True):
+                await self._lease.release()
+                await self._forget_status()
+
+    async def _hold_lease(self) -> None:
+        def retaken() -> None:
+            self.report.epoch = self._lease.epoch
+            self.journal.warning("lease taken anew", epoch=self._lease.epoch)
+
+        await self._lease.hold(retaken)
+
+    async def _learn_products(self, rest: Rest) -> None:
+        """Ask for the exchange's time and listings until it answers."""
+        backoff = Backoff(first=1.0, most=30.0)
+        while True:
+            try:
+                self._clock.hear(await rest.time(), trio.current_time())
+                products = await rest.products()
+                break
+            except (RestError, MalformedMessage) as error:
+                wait = backoff.next(self._chance())
+                self.report.note = f"{error}; trying again; {DEMO_HINT}"
+                if backoff.failures in (1, 3) or backoff.failures % 10 == 0:
+                    self.journal.warning(
+                        "the exchange cannot be reached", why=str(error), retry_in=round(wait, 1), hint=DEMO_HINT
+                    )
+                await trio.sleep(wait)
+        self.report.note = ""
+        if self.plan.symbols is not None:
+            resolution = resolve(products, self.plan.symbols)
+            self._products = resolution.products
+            for notice in resolution.notices:
+                self.journal.info("notice", text=notice)
+            self.report.notices = list(resolution.notices)
+        else:
+            self._products = top(products, self.plan.top)
+        if not self._products:
+            raise UnknownSymbol(f"{self.plan.dialect.name} lists nothing to follow: name --symbols")
+        self.report.symbols = [product.symbol for product in self._products]
+        self.journal.info("following", symbols=len(self._products), listed=len(products))
+
+    async def _follow(self, rest: Rest) -> None:
+        name, dialect = self.plan.dialect.name, self.plan.dialect
+        symbols = [product.symbol for product in self._products]
+        series = [one for symbol in symbols for one in store.all_series(name, symbol)]
+        await self._patiently(lambda: self._raise_epochs(series))
+        readings = Readings(self._redis, self._lease, self._chance)
+        writer = Writer(
+            self._redis, self._lease, self._pending,
+            clock=self.now,
+            stored=lambda written: self._stored(written, readings),
+            edge=readings.edge,
+            missing=lambda slots: repairs.missing(slots),
+            suspects=lambda slots: repairs.suspects(slots),
+            back=lambda: self._came_back(),
+            chance=self._chance,
+        )  # fmt: skip
+        repairs = Repairs(
+            dialect, self._redis, self._lease, rest, writer,
+            {product.symbol: product.native for product in self._products},
+            clock=self.now,
+            say=lambda event, fields: self.journal.info(event, **fields),
+            progressed=lambda: self._progressed(repairs),
+            chance=self._chance,
+        )  # fmt: skip
+        self.report.writer, self.report.readings, self.report.repairs = writer, readings, repairs
+        self._series = series
+        self._repairs = repairs
+        self._make_trackers()
+        await self._patiently(lambda: readings.start(series))
+        await self._patiently(lambda: writer.seed(((name, s) for s in symbols), self.now() or 0))
+        await self._patiently(lambda: self._recall())
+        await self._patiently(repairs.read_ledger)
+        lacking = await self._patiently(lambda: repairs.scan(series, "history"))
+        repairs.progress.total = len(series)
+        repairs.progress.done = len(series) - (lacking or 0)
+        self.report.started_following = True
+        self.journal.info("history", done=repairs.progress.done, total=len(series))
+        try:
+            async with trio.open_nursery() as pipeline:
+                pipeline.start_soon(writer.run)
+                pipeline.start_soon(repairs.run)
+                pipeline.start_soon(readings.run)
+                pipeline.start_soon(self._scan)
+                for tracker, health, products in zip(
+                    self._trackers, self._healths, self._shards(), strict=True
+                ):
+                    pipeline.start_soon(self._connect, tracker, health, products, writer)
+        finally:
+            with trio.move_on_after(FINISH, shield=True):
+                await writer.finish()
+                try:
+                    await readings.turn()
+                except StoreError as error:
+                    self.journal.warning("readings not written", why=str(error))
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work`` until Redis lets it be done."""
+        backoff = Backoff(first=0.25, most=5.0)
+        while True:
+            try:
+                return await work()
+            except (Fenced, StoreUnusable):
+                raise
+            except StoreError as error:
+                if backoff.failures == 0:
+                    self.journal.warning("Redis is away", why=str(error))
+                self.report.note = str(error)
+                await trio.sleep(backoff.next(self._chance()))
+
+    async def _raise_epochs(self, series: Sequence[Series]) -> None:
+        """From here on, whoever held the lease before is refused by every series."""
+        await self._redis.run(
+            [script("epoch", (store.keys(one).companion,), self._lease.epoch) for one in series]
+        )
+
+    async def _recall(self) -> None:
+        """Tell the trackers where each symbol's stored candles end."""
+        streamed = [one for one in self._series if one.timeframe is self.plan.dialect.streamed]
+        replies = await self._redis.run([store.newest_call(one, 1) for one in streamed], "read")
+        for one, members in zip(streamed, replies, strict=True):
+            candles, _ = store.decode_candles(one, members)
+            for candle in candles:
+                self._tracker_of[one.symbol].learn(candle)
+
+    def _stored(self, written: store.Written, readings: Readings) -> None:
+        readings.submit(written)
+        if written.history and written.series.timeframe is self.plan.dialect.streamed:
+            known = written.having("aics")
+            if known:
+                self._tracker_of[written.series.symbol].learn(known[-1])
+
+    def _came_back(self) -> None:
+        """Redis takes what we write again: it may have come back empty."""
+        self.journal.info("Redis is back")
+        self._scan_wanted.set()
+
+    def _progressed(self, repairs: Repairs) -> None:
+        progress = repairs.progress
+        progress.done = max(progress.done, progress.total - repairs.wanting)
+        if progress.done < progress.total or not self.report.history_said:
+            self.journal.info("history", done=progress.done, total=progress.total)
+        self.report.history_said = progress.done >= progress.total
+
+    async def _scan(self) -> None:
+        """Look for gaps when asked, and for every series at each boundary of the streamed timeframe."""
+        last = 0
+        ms = self.plan.dialect.streamed.ms
+        while True:
+            with trio.move_on_after(0.25):
+                await self._scan_wanted.wait()
+            now = self.now() or 0
+            boundary = (now - ALLOWANCE) // ms
+            if not self._scan_wanted.is_set() and boundary == last:
+                continue
+            cause = "found missing" if not self._scan_wanted.is_set() else "found after a break"
+            self._scan_wanted = trio.Event()
+            last = boundary
+            try:
+                await self._repairs.scan(self._series, cause)
+            except StoreError:
+                self._scan_wanted.set()
+                await trio.sleep(1.0)
+
+    # -- connections ----------------------------------------------------------------------
+
+    async def _connect(
+        self, tracker: Tracker, health: Health, products: Sequence[Product], writer: Writer
+    ) -> None:
+        def changed(state: State) -> None:
+            self.journal.debug("connection", name=health.name, state=state.value)
+            if state is State.LIVE:
+                self.journal.info("connection live", name=health.name, symbols=health.symbols)
+                self._scan_wanted.set()
+            for message in tracker.rejected:
+                self.journal.warning("the exchange rejected something", name=health.name, message=message)
+            tracker.rejected.clear()
+
+        def malformed(error: MalformedMessage) -> None:
+            self.journal.debug("malformed frame", name=health.name, why=str(error))
+
+        def failed(why: str, wait: float) -> None:
+            health.error = why
+            health.reconnects += 1
+
+        connection = Connection(
+            self.plan.dialect, self.plan.websocket_url, [p.native for p in products],
+            tracker, health, writer.wake, changed, malformed,
+        )  # fmt: skip
+        await supervise(
+            f"connection {health.name}", connection.live, self.journal,
+            chance=self._chance, failed=failed, hint=DEMO_HINT,
+        )  # fmt: skip
+
+    def _shards(self) -> list[Sequence[Product]]:
+        size = self.plan.dialect.products_per_connection
+        count = -(-len(self._products) // size)
+        # Dealt out by rank, so that one lost socket is not all of the large symbols.
+        return [self._products[shard::count] for shard in range(count)]
+
+    def _make_trackers(self) -> None:
+        dialect = self.plan.dialect
+        for number, products in enumerate(self._shards(), start=1):
+            self._trackers.append(
+                Tracker(
+                    ((p.native, Series(dialect.name, p.symbol, dialect.streamed)) for p in products),
+                    settle=dialect.settle,
+                    sample_lag=dialect.sample_lag,
+                    pending=self._pending,
+                )
+            )
+            self._healths.append(Health(f"{dialect.name}/{number}", len(products)))
+            self._tracker_of.update((p.symbol, self._trackers[-1]) for p in products)
+        self.report.healths = self._healths
+        self.report.trackers = self._trackers
+
+    # -- status ---------------------------------------------------------------------------
+
+    async def _publish_status(self) -> None:
+        while True:
+            calls = self.journal.calls()
+            text = report_text(self.report, self.now(), trio.current_time())
+            calls.append(("SET", store.status_key(self.plan.dialect.name), text, "EX", STATUS_TTL))
+            try:
+                await self._redis.run(calls, "publish")
+            except StoreUnusable:
+                raise
+            except StoreError:
+                pass  # the writer tells; status lives in the Redis that is away
+            await trio.sleep(STATUS_EVERY)
+
+    async def _forget_status(self) -> None:
+        """A status must not outlive its owner."""
+        try:
+            await self._redis.run(
+                [*self.journal.calls(), ("DEL", store.status_key(self.plan.dialect.name))], "publish"
+            )
+        except StoreError:
+            return

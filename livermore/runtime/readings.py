@@ -1,0 +1,386 @@
+"""The only writer of an exchange's readings: follows what was stored, in order per series.
+
+The common case, one new newest candle per series, is one vectorised step over all of them. Whatever
+else happened to a series (a correction, a repair, a start) is replayed exactly from the oldest state
+the store keeps. No windows of candles are held in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+import msgspec
+import numpy as np
+import trio
+
+from livermore.adapters import store
+from livermore.adapters.redis import Redis
+from livermore.errors import Fenced, MalformedMessage, StoreError
+from livermore.market.candle import Candle, Kind, Series
+from livermore.runtime.backoff import Backoff
+from livermore.runtime.lease import Lease
+from livermore.signals.macdv import advance, replay
+from livermore.signals.reading import build_readings, decode_reading
+from livermore.signals.state import States, decode_state
+
+MOST_STEPS = 20
+"""Candles appended to one series at once that are stepped; more are replayed together with other series."""
+REPLAYED_AT_ONCE = 100
+"""Series per replay: bounds the memory of a restart."""
+
+
+class _Version(msgspec.Struct):
+    version: int = 0
+
+
+_version = msgspec.json.Decoder(_Version)
+
+
+@attrs.define
+class Work:
+    """What was done, for status and benchmarks."""
+
+    published: int = 0
+    replayed: int = 0
+    behind: int = 0
+
+
+@attrs.define
+class _Head:
+    """Where one series stands; ``row`` is its place in the arrays."""
+
+    row: int
+    version: int = -1
+    edge_time: int = 0
+
+
+class Readings:
+    """Owns the indicator state of one exchange's series. :meth:`run` ends when cancelled."""
+
+    def __init__(self, redis: Redis, lease: Lease, chance: Callable[[], float]) -> None:
+        self._redis = redis
+        self._lease = lease
+        self._chance = chance
+        self._heads: dict[Series, _Head] = {}
+        self._states = States.fresh(0)
+        self._before = States.fresh(0)
+        self._after = States.fresh(0)
+        self._edges: dict[Series, store.Edge] = {}
+        self._queue: list[store.Written] = []
+        self._stale: set[Series] = set()
+        self._unpublished: dict[Series, list[bytes]] = {}
+        self._wake = trio.Event()
+        self.work = Work()
+
+    # -- for others -----------------------------------------------------------------------
+
+    def submit(self, written: store.Written) -> None:
+        """The writer stored something."""
+        if written.codes.strip("stwo"):
+            self._queue.append(written)
+            self._wake.set()
+
+    def edge(self, series: Series) -> store.Edge | None:
+        """What the next write of ``series`` should save as its replay edge."""
+        return self._edges.pop(series, None)
+
+    def distrust(self, series: Iterable[Series]) -> None:
+        """Compute these anew from the store."""
+        self._stale.update(series)
+        self._wake.set()
+
+    # -- the task -------------------------------------------------------------------------
+
+    async def start(self, series: Sequence[Series]) -> None:
+        """Resume every series from its stored reading, or replay it. Before the writer runs."""
+        fresh = [one for one in series if one not in self._heads]
+        self._place(fresh)
+        for at in range(0, len(fresh), 500):
+            await self._resume(fresh[at : at + 500])
+
+    async def run(self) -> None:
+        """Follow the writer; raises :class:`~livermore.errors.Fenced` when a newer holder writes."""
+        backoff = Backoff(first=0.25, most=5.0)
+        while True:
+            if not (self._queue or self._stale or self._unpublished):
+                self._wake = trio.Event()
+                await self._wake.wait()
+            try:
+                await self.turn()
+            except Fenced:
+                raise
+            except StoreError:
+                await trio.sleep(backoff.next(self._chance()))
+            else:
+                backoff.reset()
+
+    async def turn(self) -> None:
+        """Bring every reading up to what was stored."""
+        queue, self._queue = self._queue, []
+        self.work.behind = len(queue)
+        steps: list[tuple[_Head, store.Written, list[Candle]]] = []
+        for written in queue:
+            fresh = self._new_candles(written)
+            if fresh is None:
+                self._stale.add(written.series)
+            elif fresh and written.series not in self._stale:
+                steps.append((self._heads[written.series], written, fresh))
+        self._step(steps)
+        await self._publish()
+        while self._stale:
+            some = list(self._stale)[:REPLAYED_AT_ONCE]
+            await self._replay(some)
+            self._stale.difference_update(some)
+            await self._publish()
+
+    def _new_candles(self, written: store.Written) -> list[Candle] | None:
+        """The candles to step over, or None when only a replay is exact."""
+        head = self._heads.get(written.series)
+        if head is None:
+            self._place([written.series])
+            return None
+        if not written.appended_only or written.version > head.version + 1:
+            return None
+        appended = written.having("a")
+        newest = int(self._states.column("open_time")[head.row])
+        fresh = [c for c in appended if c.open_time > newest]
+        if len(fresh) > MOST_STEPS or (written.version > head.version and not appended):
+            # A changed volume moves the version alone.
+            if appended:
+                return None
+        head.version = max(head.version, written.version)
+        return fresh
+
+    def _place(self, series: Sequence[Series]) -> None:
+        for one, row in zip(series, self._states.extend(len(series)).tolist(), strict=True):
+            self._heads[one] = _Head(row)
+        self._before.extend(len(series))
+        self._after.extend(len(series))
+
+    # -- one step -------------------------------------------------------------------------
+
+    def _step(self, work: list[tuple[_Head, store.Written, list[Candle]]]) -> None:
+        depth = 0
+        while True:
+            layer = [(head, written, fresh[depth]) for head, written, fresh in work if len(fresh) > depth]
+            if not layer:
+                break
+            # One series may have been written twice since the last turn: one candle per step and row.
+            rows = [head.row for head, _, _ in layer]
+            if len(set(rows)) < len(rows):
+                self._step_one_by_one(work, depth)
+                break
+            self._advance(self._states, rows, [candle for _, _, candle in layer])
+            last = [
+                (written.series, candle)
+                for _, written, candle in layer
+                if not written.history or candle is written.candles[-1]
+            ]
+            self._build(last)
+            depth += 1
+        self._move_edges([(head, written) for head, written, _ in work])
+
+    def _step_one_by_one(
+        self, work: list[tuple[_Head, store.Written, list[Candle]]], depth: int
+    ) -> None:
+        for head, written, fresh in work:
+            for candle in fresh[depth:]:
+                if candle.open_time > int(self._states.column("open_time")[head.row]):
+                    self._advance(self._states, [head.row], [candle])
+                    self._build([(written.series, candle)])
+
+    @staticmethod
+    def _advance(states: States, rows: Sequence[int], candles: Sequence[Candle]) -> None:
+        advance(
+            states,
+            np.array(rows),
+            np.array([c.open_time for c in candles]),
+            np.array([c.high for c in candles]),
+            np.array([c.low for c in candles]),
+            np.array([c.close for c in candles]),
+            np.array([c.kind is Kind.EMPTY for c in candles]),
+            np.array([c.series.timeframe.ms for c in candles]),
+        )
+
+    def _build(self, newest: Sequence[tuple[Series, Candle]]) -> None:
+        """Encode the readings of series that stand at the given candles, for publishing."""
+        if not newest:
+            return
+        heads = [self._heads[series] for series, _ in newest]
+        built = build_readings(
+            self._states,
+            np.array([head.row for head in heads]),
+            exchange=self._lease.exchange,
+            epoch=self._lease.epoch,
+            symbols=[series.symbol for series, _ in newest],
+            timeframes=[series.timeframe for series, _ in newest],
+            revisions=[candle.revision for _, candle in newest],
+        )
+        for (series, _), head, (_, text) in zip(newest, heads, built, strict=True):
+            # Where the series stood: a restart trusts the state unless something changed behind it since.
+            self._unpublished.setdefault(series, []).append(b'%b,"version":%d}' % (text[:-1], head.version))
+
+    def _move_edges(self, work: Sequence[tuple[_Head, store.Written]]) -> None:
+        """Full series lose their oldest candle at the next write: take it into the replay edge first."""
+        moving: dict[int, tuple[_Head, Candle]] = {}
+        for head, written in work:
+            if not written.oldest:
+                continue
+            try:
+                oldest = store.decode_candle(written.series, written.oldest)
+            except MalformedMessage:
+                continue
+            if oldest.open_time <= head.edge_time:
+                continue
+            counted = int(self._states.column("count")[head.row])
+            if written.stored != store.KEEP or (head.edge_time == 0 and counted != store.KEEP):
+                self._stale.add(written.series)  # its edge is found by a replay
+            else:
+                moving[head.row] = (head, oldest)
+        if not moving:
+            return
+        rows = np.array(list(moving))
+        first = np.array([row for row, (head, _) in moving.items() if head.edge_time == 0], np.int64)
+        self._after.put(first, States.fresh(len(first)))
+        self._before.put(rows, self._after.take(rows))
+        self._advance(self._after, rows.tolist(), [candle for _, candle in moving.values()])
+        for head, candle in moving.values():
+            self._save_edge(head, candle.series, candle.open_time)
+
+    def _save_edge(self, head: _Head, series: Series, time: int) -> None:
+        head.edge_time = time
+        self._edges[series] = store.Edge(
+            time, self._after.to_json(head.row), self._before.to_json(head.row)
+        )
+
+    # -- from the store -------------------------------------------------------------------
+
+    async def _resume(self, series: Sequence[Series]) -> None:
+        calls: list[tuple[object, ...]] = []
+        for one in series:
+            named = store.keys(one)
+            calls += [store.companion(one), ("GET", named.indicator), store.newest_call(one, 1)]
+        replies = await self._redis.run(calls, "read")
+        behind: list[Series] = []
+        for i, one in enumerate(series):
+            head = self._heads[one]
+            members = replies[3 * i + 2]
+            if not members:
+                head.version = 0
+                continue
+            try:
+                known = store.read_companion(replies[3 * i])
+                newest = store.decode_candle(one, members[0])
+                if replies[3 * i + 1] is None:
+                    raise MalformedMessage("no reading")
+                _, state = decode_reading(replies[3 * i + 1])
+                version = _version.decode(replies[3 * i + 1]).version
+                if known.edge_time is not None:
+                    edges = (known.edge_time, decode_state(known.edge), decode_state(known.base))
+            except (MalformedMessage, msgspec.MsgspecError):
+                behind.append(one)
+                continue
+            if version < known.corrected or version > known.version or state.open_time != newest.open_time:
+                behind.append(one)
+                continue
+            row = np.array([head.row])
+            self._states.put(row, States.of([state]))
+            head.version = known.version
+            if known.edge_time is not None:
+                head.edge_time = edges[0]
+                self._after.put(row, States.of([edges[1]]))
+                self._before.put(row, States.of([edges[2]]))
+        self._stale.update(behind)
+
+    async def _replay(self, series: Sequence[Series]) -> None:
+        """Compute ``series`` from the oldest state the store keeps, all at once."""
+        calls: list[tuple[object, ...]] = []
+        for one in series:
+            calls += [store.companion(one), store.range_call(one, "-inf", "+inf")]
+        replies = await self._redis.run(calls, "read")
+        found: list[tuple[Series, list[Candle], States]] = []
+        for one, companion, members in zip(series, replies[::2], replies[1::2], strict=True):
+            candles, _ = store.decode_candles(one, members)
+            start, head = States.fresh(1), self._heads[one]
+            try:
+                known = store.read_companion(companion)
+                head.version = known.version
+                if known.edge_time is not None and candles:
+                    if candles[0].open_time == known.edge_time:
+                        start = States.of([decode_state(known.base)])
+                    elif candles[0].open_time > known.edge_time:
+                        start = States.of([decode_state(known.edge)])
+            except MalformedMessage:
+                start = States.fresh(1)  # a damaged state: the oldest stored candle becomes the anchor
+            if candles:
+                found.append((one, candles, start))
+        if not found:
+            return
+        self.work.replayed += len(found)
+        rows = np.array([self._heads[one].row for one, _, _ in found])
+        for row, (_, _, start) in zip(rows, found, strict=True):
+            self._states.put(np.array([row]), start)
+        # First up to the replay edge of the full series, then to the head.
+        cuts = [max(0, len(candles) - store.KEEP) for _, candles, _ in found]
+        self._run_through(rows, [candles[:cut] for (_, candles, _), cut in zip(found, cuts, strict=True)])
+        self._before.put(rows, self._states.take(rows))
+        self._run_through(
+            rows, [candles[cut : cut + 1] for (_, candles, _), cut in zip(found, cuts, strict=True)]
+        )
+        self._after.put(rows, self._states.take(rows))
+        for (one, candles, _), cut in zip(found, cuts, strict=True):
+            head = self._heads[one]
+            head.edge_time = 0
+            if len(candles) >= store.KEEP:
+                self._save_edge(head, one, candles[cut].open_time)
+        self._run_through(
+            rows, [candles[cut + 1 :] for (_, candles, _), cut in zip(found, cuts, strict=True)]
+        )
+        for one, _, _ in found:
+            self._unpublished.pop(one, None)
+        self._build([(one, candles[-1]) for one, candles, _ in found])
+
+    def _run_through(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]], lists: Sequence[Sequence[Candle]]) -> None:
+        depth = max(map(len, lists), default=0)
+        if depth == 0:
+            return
+        shape = (depth, len(lists))
+        times, present, flat = (
+            np.zeros(shape, np.int64), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+        )  # fmt: skip
+        high, low, close = np.ones(shape), np.ones(shape), np.ones(shape)
+        for k, candles in enumerate(lists):
+            m = len(candles)
+            if not m:
+                continue
+            times[:m, k] = [c.open_time for c in candles]
+            high[:m, k] = [c.high for c in candles]
+            low[:m, k] = [c.low for c in candles]
+            close[:m, k] = [c.close for c in candles]
+            flat[:m, k] = [c.kind is Kind.EMPTY for c in candles]
+            present[:m, k] = True
+        tf = np.array([candles[0].series.timeframe.ms if candles else 1 for candles in lists])
+        replay(self._states, rows, times, high, low, close, flat, tf, present)
+
+    # -- publishing -----------------------------------------------------------------------
+
+    async def _publish(self) -> None:
+        if not self._unpublished:
+            return
+        listed = [(series, text) for series, texts in self._unpublished.items() for text in texts]
+        if not self._lease.valid():
+            raise StoreError("the lease lapsed: readings wait")
+        try:
+            replies = await self._redis.run([store.reading(series, text) for series, text in listed], "readings")
+        except StoreError:
+            # What waits is bounded: the newest reading of each series.
+            self._unpublished = {series: texts[-1:] for series, texts in self._unpublished.items()}
+            raise
+        for series, text in listed:
+            texts = self._unpublished.get(series, [])
+            if text in texts:
+                texts.remove(text)
+            if not texts:
+                self._unpublished.pop(series, None)
+        self.work.published += sum(1 for reply in replies if reply == 1)

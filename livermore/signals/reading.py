@@ -1,0 +1,195 @@
+"""A reading: MACD-V at a closed candle with its terms and its stage, or why there is none.
+
+A number that would mislead is withheld, not marked: a consumer that looks only at ``macdv`` sees
+null. ``withheld`` gives a reason exactly when MACD-V, signal, histogram and stage are null.
+
+As JSON a reading also carries the :class:`State` of its series at that candle: the last reading
+that was stored is all a restart needs. The text begins ``{"open_time":…,"revision":…,"epoch":…,``
+in that order, so that whoever stores it can compare these three without parsing the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from livermore.errors import MalformedMessage
+from livermore.market.timeframe import Timeframe
+from livermore.signals.stage import STAGES, Stage, stages
+from livermore.signals.state import SLOW, SMOOTH, Ints, Natural, State, States, check_state, numbers
+
+FEWEST_CANDLES = 60
+"""Under this many candles there is no reading (at 60 the seed still costs 6 to 8 points at p95)."""
+
+FEWEST_OBSERVED = SLOW
+"""Under this many traded candles there is no ATR."""
+
+GAP_SLOTS = 150
+"""A slot missing further back than this costs at most 0.016 points."""
+
+WARM = 200
+"""With this many traded candles the seed costs 0.02 points at p95."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """MACD-V at one closed candle, times in ms; the order of the fields is that of the JSON."""
+
+    open_time: Natural
+    revision: Natural
+    """Of the candle it was computed from."""
+    epoch: Natural
+    exchange: str
+    symbol: str
+    timeframe: Timeframe
+    macdv: float | None
+    signal: float | None
+    histogram: float | None
+    stage: Stage | None
+    ema12: float | None
+    ema26: float | None
+    atr26: float | None
+    close: float | None
+    observed: Natural
+    """Traded candles since the anchor."""
+    empty: Natural
+    """Empty candles since the anchor."""
+    count: Natural
+    """Both together."""
+    warm: bool
+    withheld: str | None
+    """Why there are no numbers and no stage; null where there are."""
+
+
+class _Carrier(msgspec.Struct, frozen=True):
+    state: State
+
+
+_encoder = msgspec.json.Encoder()
+_readings = msgspec.json.Decoder(Reading)
+_carriers = msgspec.json.Decoder(_Carrier)
+
+
+def build_readings(
+    states: States,
+    rows: Ints,
+    *,
+    exchange: str,
+    epoch: int,
+    symbols: Sequence[str],
+    timeframes: Sequence[Timeframe],
+    revisions: Sequence[int],
+) -> list[tuple[Reading, bytes]]:
+    """The readings of ``rows`` at their newest candles, with their JSON, in the order of ``rows``.
+
+    ``symbols``, ``timeframes`` and ``revisions`` (of those candles) run parallel to ``rows``.
+    Raises ``ValueError`` for a row that has seen no candle.
+    """
+    at = states.take(rows)
+    open_time, gap_time, count, observed = map(
+        at.column, ("open_time", "gap_time", "count", "observed")
+    )
+    macdv, signal = at.column("macdv"), at.column("signal")
+    if not count.all():
+        raise ValueError("no reading of a series that has seen no candle")
+
+    lengths = np.array([timeframe.ms for timeframe in timeframes], np.int64)
+    missing = (gap_time > 0) & (open_time - gap_time <= GAP_SLOTS * lengths)
+    withheld = missing | (count < FEWEST_CANDLES) | (observed < FEWEST_OBSERVED)
+    withheld |= np.isnan(macdv) | np.isnan(signal)
+    states_here = at.values()
+    reasons: list[str | None] = [None] * len(rows)
+    for k in np.flatnonzero(withheld).tolist():
+        reasons[k] = _reason(states_here[k], bool(missing[k]))
+    macdv, signal = np.where(withheld, math.nan, macdv), np.where(withheld, math.nan, signal)
+    names = (*STAGES, None)  # the code of "no stage" is -1
+
+    built = []
+    for state, macdv_, signal_, histogram, code, warm, revision, symbol, timeframe, reason in zip(
+        states_here,
+        numbers(macdv),
+        numbers(signal),
+        numbers(macdv - signal),
+        stages(macdv, signal, at.column("calm")).tolist(),
+        (observed >= WARM).tolist(),
+        revisions,
+        symbols,
+        timeframes,
+        reasons,
+        strict=True,
+    ):
+        reading = Reading(
+            state.open_time,
+            revision,
+            epoch,
+            exchange,
+            symbol,
+            timeframe,
+            macdv_,
+            signal_,
+            histogram,
+            names[code],
+            state.ema12,
+            state.ema26,
+            state.atr26,
+            state.close,
+            state.observed,
+            state.count - state.observed,
+            state.count,
+            warm,
+            reason,
+        )
+        built.append((reading, encode_reading(reading, state)))
+    return built
+
+
+def encode_reading(reading: Reading, state: State) -> bytes:
+    """``reading`` as JSON, with the state of its series at that candle under ``state``."""
+    return b'%b,"state":%b}' % (_encoder.encode(reading)[:-1], _encoder.encode(state))
+
+
+def decode_reading(data: bytes) -> tuple[Reading, State]:
+    """What :func:`encode_reading` wrote.
+
+    Raises :class:`MalformedMessage` on damage: a field that is missing or of the wrong type, a
+    state that no candles lead to, numbers on which the reading and its state do not agree.
+    """
+    try:
+        reading, state = _readings.decode(data), _carriers.decode(data).state
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(f"not a reading: {error}", data) from error
+    check_state(state, data)
+    shown = (reading.macdv, reading.signal, reading.histogram)
+    if reading.withheld is None and state.macdv is not None and state.signal is not None:
+        whole = shown == (state.macdv, state.signal, state.macdv - state.signal)
+        whole = whole and reading.stage is not None
+    else:
+        whole = shown == (None, None, None) and reading.stage is None
+        whole = whole and reading.withheld is not None
+    agreed = (
+        whole
+        and reading.open_time == state.open_time
+        and reading.close == state.close
+        and (reading.ema12, reading.ema26, reading.atr26) == (state.ema12, state.ema26, state.atr26)
+        and (reading.observed, reading.count) == (state.observed, state.count)
+        and reading.empty == state.count - state.observed
+    )
+    if not agreed:
+        raise MalformedMessage("a reading and its state do not agree", data)
+    return reading, state
+
+
+def _reason(state: State, missing: bool) -> str:
+    """Why the reading at ``state`` is withheld: the first of the reasons, most basic first."""
+    if state.count < FEWEST_CANDLES:
+        return f"fewer than {FEWEST_CANDLES} candles: {state.count}"
+    if state.observed < FEWEST_OBSERVED:
+        return f"fewer than {FEWEST_OBSERVED} observed candles: {state.observed}"
+    if missing:
+        slot = np.datetime64(state.gap_time // 1000, "s")
+        return f"missing candle within the last {GAP_SLOTS}: {slot}Z"
+    if state.macdv is None:
+        return "no volatility"
+    return f"fewer than {SMOOTH} MACD-V values: {state.values}"

@@ -1,0 +1,217 @@
+"""Misbehaviour on command: what kinds there are, which are active, what they do to a frame.
+
+Durations and times are simulated seconds. Adding a kind is one line in ``KINDS`` and one question
+at the place where the exchange would do the right thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from livermore.errors import ConfigurationError
+from livermore.simulator.chance import key_of, once
+from livermore.simulator.coinbase import CHANNELS, Frame
+
+_SECOND = 1_000_000_000
+
+
+@attrs.frozen
+class Kind:
+    """One kind of fault and what may be said about it beside ``fault`` and ``at``."""
+
+    what: str
+    options: Mapping[str, Any]
+    """Option -> default; the default's type is the option's type. None: optional number."""
+    lasts: bool = True
+    """Takes ``for`` (seconds); others happen once."""
+
+
+_WHERE: dict[str, Any] = {"symbols": [], "channels": []}
+
+KINDS: dict[str, Kind] = {
+    "drop": Kind(
+        "close sockets, with a close frame if a code is given; share < 1 leaves some",
+        {**_WHERE, "code": 0, "share": 1.0},
+        lasts=False,
+    ),
+    "refuse": Kind("turn new connections away; status 0 closes without an answer", {"status": 0}),
+    "ack-then-mute": Kind("subscriptions are acked, then no data", {"heartbeats": False}),
+    "heartbeats-only": Kind("no data but heartbeats", {}),
+    "mute": Kind("some symbols or channels fall silent", dict(_WHERE)),
+    "lose": Kind("frames are lost: a gap in sequence_num", {**_WHERE, "share": 0.05}),
+    "duplicate": Kind("frames come twice", {**_WHERE, "share": 0.2}),
+    "reorder": Kind("frames change places with the next one", {**_WHERE, "share": 0.2}),
+    "garbage": Kind("frames are replaced with something else", {**_WHERE, "share": 0.05}),
+    "truncate": Kind("frames end too early", {**_WHERE, "share": 0.05}),
+    "huge": Kind("one frame of so many bytes to everyone", {"bytes": 4_000_000}, lasts=False),
+    "half-open": Kind("sockets stay open and go dead, then are reset", {"share": 1.0}),
+    "stream-differs": Kind("the stream shows volumes that REST never confirms", dict(_WHERE)),
+    "late-correction": Kind(
+        "the stream shows wrong volumes, then corrects the candles it spoilt", dict(_WHERE)
+    ),
+    "429": Kind("REST refuses everything", {"retry_after": None}),
+    "5xx": Kind("REST fails", {"status": 503, "share": 1.0}),
+    "slow-rest": Kind("REST waits; in the client's seconds", {"delay": 3.0, "drip": 0.0}),
+    "cut-rest": Kind("REST breaks off in the middle of a body", {"share": 1.0}),
+    "stale-rest": Kind("REST knows nothing of the last seconds", {"seconds": 60.0}),
+    "sparse-rest": Kind("REST leaves out rows that exist", {**_WHERE, "share": 0.05}),
+    "skew": Kind("the exchange's stamps are off by so many seconds", {"seconds": 5.0}),
+    "halt": Kind("nothing trades", {"symbols": []}),
+}
+
+
+@attrs.frozen
+class Fault:
+    """A fault that is asked for."""
+
+    kind: str
+    seconds: float
+    options: dict[str, Any]
+
+    @property
+    def symbols(self) -> list[str]:
+        return list(self.options.get("symbols", ()))
+
+
+@attrs.frozen
+class Active:
+    """A fault that is going on."""
+
+    number: int
+    fault: Fault
+    since: int
+    until: int
+
+    def touches(self, frame: Frame) -> bool:
+        options = self.fault.options
+        symbols, channels = options.get("symbols"), options.get("channels")
+        if symbols and frame.symbol not in symbols:
+            return False
+        return not channels or frame.channel in channels
+
+    def as_json(self, now: int) -> dict[str, object]:
+        return {
+            "number": self.number,
+            "fault": self.fault.kind,
+            **self.fault.options,
+            "left": (self.until - now) / _SECOND,
+        }
+
+
+def read_fault(said: Mapping[str, Any]) -> Fault:
+    """Check what was asked for; raises ConfigurationError naming the mistake."""
+    name = said.get("fault")
+    if not isinstance(name, str) or name not in KINDS:
+        raise ConfigurationError(f"unknown fault {name!r}: use one of {', '.join(KINDS)}")
+    kind = KINDS[name]
+    known = {"fault", "at", *kind.options, *({"for"} if kind.lasts else ())}
+    said = _singular(said, known)
+    if unknown := sorted(set(said) - known):
+        raise ConfigurationError(
+            f"fault {name}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+        )
+    options = {option: _option(name, option, said, kind) for option in kind.options}
+    seconds = said.get("for", 60.0) if kind.lasts else 0.0
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        raise ConfigurationError(f"fault {name}: 'for' is {seconds!r}, use seconds")
+    if not 0.0 <= options.get("share", 1.0) <= 1.0:
+        raise ConfigurationError(f"fault {name}: 'share' is {options['share']}, use 0 to 1")
+    if strange := sorted(set(options.get("channels", ())) - CHANNELS):
+        raise ConfigurationError(f"fault {name}: unknown channel {', '.join(strange)}")
+    return Fault(name, float(seconds), options)
+
+
+def _singular(said: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """``symbol`` and ``channel`` are short for lists of one."""
+    plain = dict(said)
+    for one, many in (("symbol", "symbols"), ("channel", "channels")):
+        if many in known and one in plain and many not in plain:
+            plain[many] = [plain.pop(one)]
+    return plain
+
+
+def _option(name: str, option: str, said: Mapping[str, Any], kind: Kind) -> Any:
+    default = kind.options[option]
+    value = said.get(option, default)
+    if default is None:
+        fine = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    elif isinstance(default, bool):
+        fine = isinstance(value, bool)
+    elif isinstance(default, list):
+        fine = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    elif isinstance(default, int):
+        fine = isinstance(value, int) and not isinstance(value, bool)
+    else:
+        fine = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fine:
+        wanted = "a number" if default is None else f"like {default!r}"
+        raise ConfigurationError(f"fault {name}: {option} is {value!r}, must be {wanted}")
+    return value
+
+
+class Faults:
+    """The faults of one simulator."""
+
+    def __init__(self, seed: int) -> None:
+        self._key = key_of(seed, "faults")
+        self._thrown = 0
+        self._begun = 0
+        self._active: list[Active] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._active)
+
+    def begin(self, fault: Fault, now: int) -> Active:
+        self._begun += 1
+        active = Active(self._begun, fault, now, now + int(fault.seconds * _SECOND))
+        self._active.append(active)
+        return active
+
+    def expire(self, now: int) -> list[Active]:
+        """Forget what is over and say what it was."""
+        over = [active for active in self._active if active.until <= now]
+        if over:
+            self._active = [active for active in self._active if active.until > now]
+        return over
+
+    def active(self, kind: str) -> Iterable[Active]:
+        return (active for active in self._active if active.fault.kind == kind)
+
+    def one(self, kind: str) -> Fault | None:
+        """The newest active fault of a kind."""
+        found = [active.fault for active in self.active(kind)]
+        return found[-1] if found else None
+
+    def strikes(self, share: float) -> bool:
+        """Throw: true with this probability, the same for the same seed and order."""
+        self._thrown += 1
+        return share >= 1.0 or once(self._key, self._thrown) < share
+
+    def hits(self, kind: str, frame: Frame) -> bool:
+        """Whether a fault of this kind befalls this frame."""
+        return any(
+            active.touches(frame) and self.strikes(active.fault.options.get("share", 1.0))
+            for active in self.active(kind)
+        )
+
+    def silences(self, frame: Frame) -> bool:
+        """Whether the exchange does not even try to send this frame."""
+        if frame.channel == "subscriptions":
+            return False
+        for active in self._active:
+            kind = active.fault.kind
+            if kind == "ack-then-mute":
+                if frame.channel != "heartbeats" or not active.fault.options["heartbeats"]:
+                    return True
+            elif kind == "heartbeats-only":
+                if frame.channel != "heartbeats":
+                    return True
+            elif kind == "mute" and active.touches(frame):
+                return True
+        return False
+
+    def as_json(self, now: int) -> list[dict[str, object]]:
+        return [active.as_json(now) for active in self._active]

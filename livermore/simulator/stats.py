@@ -1,0 +1,30 @@
+"""What the simulator counts, for tests that ask whether a client behaved."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+
+
+@attrs.define
+class Stats:
+    rest_requests: int = 0
+    rest_429: int = 0
+    connections: int = 0
+    """Open now."""
+    connections_total: int = 0
+    refused: int = 0
+    """Connections turned away before a websocket was made."""
+    frames: int = 0
+    dropped_frames: int = 0
+    """Frames an overfull outbox or a fault swallowed."""
+    client_messages: int = 0
+    rejected_messages: int = 0
+    """Client messages beyond the rate."""
+    paths: Counter[str] = attrs.field(factory=Counter)
+
+    def as_json(self) -> dict[str, object]:
+        values = attrs.asdict(self, recurse=False)
+        values["paths"] = dict(self.paths)
+        return values

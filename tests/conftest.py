@@ -1,0 +1,96 @@
+"""Fixtures every kind of test may use.
+
+Servers are started once per run (per worker) and cleaned before each test that asks for one. A test
+that stops, kills or pauses its server asks for ``own_valkey`` instead, which is nobody else's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from livermore.adapters.valkey import valkey_binary
+from tests.servers import Cluster, RedisServer, find_redis_server, running_server, server_room
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    """Where servers live: a short path, and nothing in it survives the run."""
+    with server_room() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def valkey_server(server_directory: Path) -> Iterator[RedisServer]:
+    with running_server(valkey_binary(), server_directory / "valkey", persistent=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_directory: Path) -> Iterator[RedisServer]:
+    binary = find_redis_server(server_directory)
+    if binary is None:
+        pytest.skip("NO redis-server ON THIS MACHINE: not tested on Redis, only on Valkey")
+    with running_server(binary, server_directory / "redis", persistent=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster(server_directory: Path) -> Iterator[Cluster]:
+    """Three masters, from the same binary as the private Valkey."""
+    cluster = Cluster(server_directory)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def valkey_url(valkey_server: RedisServer) -> str:
+    """URL of an empty Valkey."""
+    valkey_server.clean()
+    return valkey_server.url
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """URL of an empty Redis."""
+    redis_server.clean()
+    return redis_server.url
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def any_redis_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty server of either make: a test that asks for this runs on both."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def cluster_url(cluster: Cluster) -> str:
+    """``redis+cluster://`` URL of an empty cluster of three masters."""
+    cluster.clean()
+    return cluster.url
+
+
+@pytest.fixture
+def own_valkey(server_directory: Path) -> Iterator[RedisServer]:
+    """A Valkey of this test's own, to stop, restart, kill, pause and resume. It keeps its data."""
+    directory = Path(tempfile.mkdtemp(prefix="own-", dir=server_directory))
+    with running_server(valkey_binary(), directory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The directory of recorded frames and candles, beside the checkout."""
+    directory = CHECKOUT.parent / "shared"
+    if not directory.is_dir():
+        pytest.skip(f"NO RECORDINGS: {directory} is not there, nothing real was read")
+    return directory

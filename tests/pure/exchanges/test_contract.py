@@ -1,0 +1,328 @@
+"""What every exchange file must keep, run over the registry.
+
+A new exchange gives examples of its frames in :data:`FRAMES`; the test names it if it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from livermore.dialect import Dialect
+from livermore.errors import LivermoreError, MalformedMessage, RateLimited
+from livermore.exchanges import DIALECTS
+from livermore.market.events import Sample, Ticker, Trades
+from livermore.market.timeframe import TIMEFRAMES, Timeframe
+
+T = "2026-04-07T14:30:02.789012Z"
+TRADE = {
+    "trade_id": "7",
+    "product_id": "BTC-USD",
+    "price": "68900.50",
+    "size": "0.0015",
+    "side": "BUY",
+    "time": T,
+}
+CANDLE = {
+    "start": "1775572200",
+    "high": "3",
+    "low": "1",
+    "open": "2",
+    "close": "2.5",
+    "volume": "42.1",
+    "product_id": "BTC-USD",
+}
+TICKER = {
+    "type": "ticker",
+    "product_id": "BTC-USD",
+    "price": "2",
+    "volume_24_h": "9",
+    "best_bid": "1.9",
+    "best_ask": "2.1",
+}
+
+
+def coinbase_frame(channel: str, event: object) -> dict[str, Any]:
+    return {
+        "channel": channel,
+        "client_id": "",
+        "timestamp": T,
+        "sequence_num": 5,
+        "events": [event],
+    }
+
+
+FRAMES: dict[str, list[Any]] = {
+    "coinbase": [
+        coinbase_frame(
+            "market_trades", {"type": "update", "trades": [TRADE | {"trade_id": "8"}, TRADE]}
+        ),
+        coinbase_frame("candles", {"type": "snapshot", "candles": [CANDLE, CANDLE]}),
+        coinbase_frame("ticker", {"type": "update", "tickers": [TICKER]}),
+        coinbase_frame("heartbeats", {"current_time": "x", "heartbeat_counter": 42}),
+        coinbase_frame("subscriptions", {"subscriptions": {"ticker": ["BTC-USD"]}}),
+        coinbase_frame("status", {"type": "snapshot", "products": []}),
+        {"type": "error", "message": "authentication failure"},
+    ]
+}
+REPLIES: dict[str, list[Any]] = {
+    "coinbase": [
+        {"candles": [CANDLE]},
+        {
+            "products": [
+                {"product_id": "A-B", "base_currency_id": "A", "quote_currency_id": "B"},
+            ]
+        },
+        {"epochMillis": "1709005034333"},
+        {"error": "NOT_FOUND", "message": "Product NOPE-USD not supported"},
+        {"errors": [{"id": "rate_limit_exceeded", "message": "Too many requests"}]},
+    ]
+}
+
+DAMAGED_TEXT = [
+    *("nan", "inf", "-inf", "sNaN", "-1", "0", "1e400", "1E999999999", "9" * 5000, "1_0", "", T),
+    *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "\u0661", "\ud800", "\0"),
+]
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=-(10**60), max_value=10**60)
+    | st.floats(allow_nan=True)
+    | st.text(max_size=8)
+    | st.sampled_from(DAMAGED_TEXT),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+"""Includes what JSON has no word for: Python writes NaN and Infinity, as broken servers do."""
+
+every_exchange = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=list(DIALECTS))
+
+
+def places(value: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to everything inside ``value``."""
+    inside: Sequence[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        inside = list(value.items())
+    elif isinstance(value, list):
+        inside = list(enumerate(value))
+    return [path] * bool(path) + [p for key, item in inside for p in places(item, (*path, key))]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, examples: list[Any]) -> bytes:
+    """One of ``examples``, spoiled: keys lost, types changed, bytes flipped, cut, repeated."""
+    value = json.loads(json.dumps(draw(st.sampled_from(examples))))
+    for _ in range(draw(st.integers(0, 3))):
+        paths = places(value)
+        if not paths:
+            break
+        *way, last = draw(st.sampled_from(paths))
+        spot = value
+        for key in way:
+            spot = spot[key]
+        if draw(st.booleans()):
+            spot[last] = draw(ANYTHING)
+        else:
+            del spot[last]
+    raw = bytearray(json.dumps(value).encode())
+    for _ in range(draw(st.integers(0, 3))):
+        raw[draw(st.integers(0, len(raw) - 1))] = draw(st.integers(0, 255))
+    cut = draw(st.integers(0, len(raw))) if draw(st.booleans()) else len(raw)
+    if draw(st.integers(0, 9)) == 0:
+        raw[cut:cut] = raw  # keys twice, objects in objects
+    return bytes(raw[:cut])
+
+
+def deep(depth: int, opening: str, closing: str) -> str:
+    return opening * depth + closing * depth
+
+
+@every_exchange
+def test_examples_of_frames_and_replies_are_here(dialect: Dialect) -> None:
+    assert FRAMES[dialect.name]
+    assert REPLIES[dialect.name]
+    for frame in FRAMES[dialect.name]:
+        assert dialect.read(json.dumps(frame)).malformed == 0
+
+
+@every_exchange
+def test_facts_are_sane(dialect: Dialect) -> None:
+    assert dialect.name == dialect.name.lower()
+    assert dialect.title
+    socket, rest = urlsplit(dialect.websocket_url), urlsplit(dialect.rest_url)
+    assert (socket.scheme, rest.scheme) == ("wss", "https")
+    assert socket.hostname
+    assert rest.hostname
+    assert not dialect.rest_url.endswith("/")
+    assert 0 < dialect.settle <= 10_000
+    assert dialect.sample_lag is None or dialect.settle < dialect.sample_lag <= 30_000
+    assert 1_000 <= dialect.subscribe_within <= 60_000
+    assert 1 <= dialect.products_per_connection <= 1_000
+    assert 0 < dialect.messages_per_second <= 100
+    assert 2**20 <= dialect.maximum_message <= 2**26
+    assert 0 < dialect.rest_per_second <= 100
+    assert 100 <= dialect.rest_rows <= 1_000
+
+
+@every_exchange
+def test_every_timeframe_has_a_name_of_its_own(dialect: Dialect) -> None:
+    assert set(dialect.timeframe_names) == set(TIMEFRAMES)
+    assert len(set(dialect.timeframe_names.values())) == len(TIMEFRAMES)
+    assert dialect.streamed in TIMEFRAMES
+
+
+@every_exchange
+def test_what_is_subscribed_is_text_and_names_the_products(dialect: Dialect) -> None:
+    natives = [f"A{n}-USD" for n in range(dialect.products_per_connection)]
+    subscriptions = dialect.subscribe(natives)
+    assert set().union(*(s.natives for s in subscriptions)) == set(natives)
+    assert len({s.channel for s in subscriptions}) == len(subscriptions)
+    for subscription in subscriptions:
+        assert all(native in subscription.frame for native in subscription.natives)
+    # They must all be sent before the exchange hangs up.
+    assert len(subscriptions) / dialect.messages_per_second * 1000 < dialect.subscribe_within
+    assert all(isinstance(frame, str) for frame in dialect.unsubscribe(natives))
+
+
+@every_exchange
+@pytest.mark.parametrize("timeframe", TIMEFRAMES)
+@given(first=st.integers(0, 10**6), count=st.integers(1, 300))
+def test_a_request_for_candles_is_text_below_the_base_url(
+    dialect: Dialect, timeframe: Timeframe, first: int, count: int
+) -> None:
+    start = first * timeframe.ms
+    request = dialect.candles_request("A/B ?#%é-USD", timeframe, start, start + count * 60_000)
+    assert request.path.startswith("/")
+    assert request.path.isascii()
+    assert not set(request.path) & set(" ?#")
+    assert "A/B" not in request.path
+    assert request.weight >= 1
+    assert all(isinstance(value, str) for value in request.params.values())
+    assert dialect.timeframe_names[timeframe] in {*request.params.values(), request.path}
+
+
+@every_exchange
+def test_other_requests_have_a_path_and_text(dialect: Dialect) -> None:
+    for request in (dialect.products_request(), dialect.time_request()):
+        assert request.path.startswith("/")
+        assert all(isinstance(value, str) for value in request.params.values())
+
+
+def check_frame(dialect: Dialect, raw: bytes | str) -> None:
+    """Whatever can be read is fit for use; what cannot is refused with a quotation."""
+    try:
+        frame = dialect.read(raw)
+    except MalformedMessage as error:
+        assert dialect.name in str(error)
+        assert "\n" not in str(error)
+        return
+    assert frame.malformed >= 0
+    assert frame.stamp is None or 0 <= frame.stamp < 253_402_300_800_000
+    assert frame.sequence is None or 0 <= frame.sequence < 2**63
+    for event in frame.events:
+        hash(repr(event))
+        if isinstance(event, Trades):
+            assert event.native
+            assert event.trades
+            assert [t.trade_id for t in event.trades] == sorted(t.trade_id for t in event.trades)
+            for trade in event.trades:
+                assert 0 < trade.price < math.inf
+                assert trade.size.is_finite()
+                assert 0 < trade.size < 10**18
+                assert trade.time >= 0
+        elif isinstance(event, Sample):
+            assert event.native
+            assert event.open_time % dialect.streamed.ms == 0
+            assert 0 < event.low <= event.open <= event.high < math.inf
+            assert event.low <= event.close <= event.high
+            assert 0 <= event.volume < math.inf
+        elif isinstance(event, Ticker):
+            assert event.native
+            assert 0 < event.price < math.inf
+            for figure in (event.bid, event.ask, event.volume_24h):
+                assert figure is None or 0 <= figure < math.inf
+
+
+@every_exchange
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_a_damaged_frame_is_only_ever_malformed(dialect: Dialect, data: st.DataObject) -> None:
+    raw = data.draw(damaged(FRAMES[dialect.name]))
+    check_frame(dialect, raw)
+    check_frame(dialect, raw.decode("utf-8", "surrogateescape"))
+
+
+@every_exchange
+@settings(max_examples=100, deadline=None)
+@given(raw=st.binary(max_size=60) | st.text(max_size=60))
+def test_noise_is_only_ever_malformed(dialect: Dialect, raw: bytes | str) -> None:
+    check_frame(dialect, raw)
+
+
+@every_exchange
+@pytest.mark.parametrize("depth", [10, 300, 900, 1_000, 2_000, 100_000])
+@pytest.mark.parametrize("brackets", [("[", "]"), ('{"a":', "}"), ('{"events":[', "]}")])
+def test_deep_nesting_is_only_ever_malformed(
+    dialect: Dialect, depth: int, brackets: tuple[str, str]
+) -> None:
+    nested = deep(depth, *brackets).replace("}", "1}", 1)
+    check_frame(dialect, nested)
+    for frame in FRAMES[dialect.name]:
+        for key in frame:
+            whole = json.dumps(frame | {key: "@"}).replace('"@"', nested)
+            check_frame(dialect, whole)
+            dialect.refusal(400, {}, whole.encode())
+
+
+@every_exchange
+@pytest.mark.parametrize("raw", [b"", b"\xff\xfe", b'{"a":"\xff"}', b"nul", b"[]", b"7", b'"x"'])
+def test_what_is_no_frame_is_refused_with_a_quotation(dialect: Dialect, raw: bytes) -> None:
+    with pytest.raises(MalformedMessage) as refused:
+        dialect.read(raw)
+    assert dialect.name in str(refused.value)
+
+
+@every_exchange
+@pytest.mark.parametrize("function", ["read_candles", "read_products", "read_time"])
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_damaged_reply_is_only_ever_malformed(
+    dialect: Dialect, function: str, data: st.DataObject
+) -> None:
+    read: Callable[[bytes], Any] = getattr(dialect, function)
+    raw = data.draw(damaged(REPLIES[dialect.name]) | st.binary(max_size=40))
+    try:
+        read(raw)
+    except MalformedMessage as error:
+        assert dialect.name in str(error)
+
+
+@every_exchange
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), status=st.integers(100, 599), told=st.text(max_size=12), date=st.text())
+def test_a_refusal_is_one_line_that_names_the_exchange_and_the_status(
+    dialect: Dialect, data: st.DataObject, status: int, told: str, date: str
+) -> None:
+    body = data.draw(damaged(REPLIES[dialect.name]) | st.binary(max_size=40))
+    error = dialect.refusal(status, {"retry-after": told, "date": date}, body)
+    assert (error is None) == (200 <= status < 300)
+    if error is None:
+        return
+    assert isinstance(error, LivermoreError)
+    assert dialect.name in str(error)
+    assert str(status) in str(error)
+    assert str(error).isprintable()
+    assert len(str(error)) < 500
+    assert isinstance(error, RateLimited) or status != 429
+    if isinstance(error, RateLimited):
+        assert 0 < error.wait <= 86_400

@@ -1,0 +1,347 @@
+"""Settings: who wins, and what is said when a value is wrong. Our own environment is not read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from livermore.config import (
+    DEFAULT_TOP,
+    RESERVED,
+    Settings,
+    default_state_dir,
+    load,
+    parse_duration,
+    parse_symbol,
+)
+from livermore.errors import ConfigurationError, LivermoreError, UsageError
+
+HOME = {"HOME": "/home/jesse"}
+
+
+def loaded(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path = Path("/nowhere"),
+    config: str | None = None,
+) -> Settings:
+    return load(flags or {}, {**HOME, **(environ or {})}, config=config, cwd=cwd)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def write(room: Path, text: str, name: str = "livermore.toml") -> Path:
+    path = room / name
+    path.write_text(text)
+    return path
+
+
+# -- who wins ---------------------------------------------------------------------------------
+
+
+def test_nothing_given_means_the_fifty_most_traded_and_the_private_valkey():
+    settings = loaded()
+    assert settings == Settings(
+        state_dir=Path("/home/jesse/.local/state/livermore"), top=DEFAULT_TOP
+    )
+    assert (settings.redis_url, settings.symbols, settings.exchanges) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("key", "in_file", "in_environment", "as_flag", "wanted"),
+    [
+        ("top", "top = 1", "2", 3, (1, 2, 3)),
+        ("log_level", 'log_level = "debug"', "warning", "ERROR", ("debug", "warning", "error")),
+        ("run_for", 'run_for = "1m"', "2s", "1h", (60.0, 2.0, 3600.0)),
+        ("json_logs", "json_logs = true", "0", True, (True, False, True)),
+        (
+            "redis_url",
+            'redis_url = "redis://a"',
+            "redis://b:1/2",
+            "unix:///c",
+            ("redis://a", "redis://b:1/2", "unix:///c"),
+        ),
+        (
+            "symbols",
+            'symbols = ["a-usd", "B/USD"]',
+            "C-USD, D-USD,",
+            "E-USD",
+            (("A-USD", "B-USD"), ("C-USD", "D-USD"), ("E-USD",)),
+        ),
+    ],
+)
+def test_flags_beat_the_environment_beats_the_file(
+    room: Path,
+    key: str,
+    in_file: str,
+    in_environment: str,
+    as_flag: object,
+    wanted: tuple[object, ...],
+):
+    write(room, in_file)
+    environ = {f"LIVERMORE_{key.upper()}": in_environment}
+    assert getattr(loaded(cwd=room), key) == wanted[0]
+    assert getattr(loaded(environ=environ, cwd=room), key) == wanted[1]
+    assert getattr(loaded({key: as_flag}, environ, room), key) == wanted[2]
+    assert getattr(loaded({key: None}, environ, room), key) == wanted[1]
+
+
+def test_symbols_of_a_stronger_source_replace_top_of_a_weaker_one_and_the_other_way_round(
+    room: Path,
+):
+    write(room, "top = 7")
+    settings = loaded(environ={"LIVERMORE_SYMBOLS": "BTC-USD"}, cwd=room)
+    assert (settings.symbols, settings.top) == (("BTC-USD",), None)
+    settings = loaded({"top": 3}, {"LIVERMORE_SYMBOLS": "BTC-USD"})
+    assert (settings.symbols, settings.top) == (None, 3)
+
+
+def test_symbols_and_top_in_one_source_are_refused():
+    with pytest.raises(UsageError, match="--symbols and --top"):
+        loaded({"symbols": "BTC-USD", "top": 3})
+    with pytest.raises(ConfigurationError, match="LIVERMORE_SYMBOLS and LIVERMORE_TOP"):
+        loaded(environ={"LIVERMORE_SYMBOLS": "BTC-USD", "LIVERMORE_TOP": "3"})
+
+
+def test_an_empty_variable_counts_as_not_set(room: Path):
+    write(room, "top = 7")
+    environ = {"LIVERMORE_TOP": "", "LIVERMORE_REDIS_URL": "  ", "LIVERMORE_CONFIG": ""}
+    settings = loaded(environ=environ, cwd=room)
+    assert (settings.top, settings.redis_url) == (7, None)
+
+
+def test_config_flag_beats_the_variable_beats_the_directory(room: Path):
+    write(room, "top = 1")
+    write(room, "top = 2", "two.toml")
+    write(room, "top = 3", "three.toml")
+    environ = {"LIVERMORE_CONFIG": "two.toml"}
+    assert loaded(cwd=room).top == 1
+    assert loaded(environ=environ, cwd=room).top == 2
+    assert loaded(environ=environ, cwd=room, config="three.toml").top == 3
+
+
+# -- the state directory ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({"HOME": "/h", "XDG_STATE_HOME": "/x"}, "/x/livermore"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "x"}, "/h/.local/state/livermore"),
+        ({"HOME": "/h", "XDG_STATE_HOME": ""}, "/h/.local/state/livermore"),
+        ({"XDG_STATE_HOME": "/x"}, "/x/livermore"),
+    ],
+)
+def test_the_state_directory_follows_the_xdg_specification(environ: dict[str, str], wanted: str):
+    assert default_state_dir(environ) == Path(wanted)
+
+
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "relative"}])
+def test_without_a_home_the_message_says_what_to_set(environ: dict[str, str]):
+    with pytest.raises(ConfigurationError, match="LIVERMORE_STATE_DIR"):
+        load({}, environ, cwd=Path("/nowhere"))
+    given = load({"state_dir": "/s"}, environ, cwd=Path("/nowhere"))
+    assert given.state_dir == Path("/s")
+    with pytest.raises(UsageError, match="needs HOME"):
+        load({"state_dir": "~/s"}, environ, cwd=Path("/nowhere"))
+
+
+def test_relative_directories_belong_to_the_file_that_names_them(room: Path):
+    (room / "etc").mkdir()
+    write(room, 'state_dir = "state"', "etc/my.toml")
+    assert loaded(cwd=room, config="etc/my.toml").state_dir == room / "etc" / "state"
+    assert loaded({"state_dir": "here"}, cwd=room).state_dir == room / "here"
+    assert loaded({"state_dir": "~/s"}, cwd=room).state_dir == Path("/home/jesse/s")
+
+
+# -- what is wrong ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("tpo = 3", "unknown setting 'tpo': did you mean top?"),
+        ("[redis]\nurl = 'x'", "unknown setting 'redis'"),
+        ("top = ", "not valid TOML"),
+        ("top = '3x'", "top in .*livermore.toml: a whole number from 1 to 10000"),
+        ("top = true", "a whole number"),
+        ("top = 0", "a whole number"),
+        ("top = 1.5", "a whole number"),
+        ("symbols = []", "the list is empty"),
+        ("symbols = 'btcusd'", "'btcusd' is not a symbol"),
+        ("symbols = [1]", "a list of names"),
+        ("symbols = ['A-USD:x']", "is not a symbol"),
+        ("json_logs = 'perhaps'", "true or false"),
+        ("json_logs = 1", "true or false"),
+        ("log_level = 'warn'", "unknown level 'warn': did you mean warning?"),
+        ("run_for = 60", 'write the duration with its unit, such as "60s"'),
+        ("run_for = '60'", "write a duration with its unit"),
+        ("run_for = nan", "a duration"),
+        ("state_dir = 7", "a directory is wanted"),
+        ("state_dir = ''", "a directory is wanted"),
+        ("exchanges = ['coinbsae']", "exchanges in .*did you mean coinbase?"),
+        ("rest_url = 'ftp://x'", "unknown scheme 'ftp': use https://, http://"),
+        ("websocket_url = 'https://x'", "unknown scheme 'https': use wss://, ws://"),
+        ("redis_url = 'localhost:6379'", "unknown scheme"),
+        ("redis_url = 'redis://'", "names no host"),
+        ("redis_url = 'unix://'", "path of a socket"),
+        ("redis_url = 7", "a URL is wanted"),
+    ],
+)
+def test_a_wrong_value_in_the_file_is_one_line_that_names_the_file(
+    room: Path, text: str, complaint: str
+):
+    path = write(room, text)
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        loaded(cwd=room)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_value_is_reported_even_where_a_flag_overrides_it(room: Path):
+    write(room, "top = 'many'")
+    with pytest.raises(ConfigurationError, match="top in"):
+        loaded({"top": 3}, cwd=room)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("LIVERMORE_REDISURL", "did you mean LIVERMORE_REDIS_URL?"),
+        ("LIVERMORE_Top", "did you mean LIVERMORE_TOP?"),
+        ("LIVERMORE_DATABASE_URI", "did you mean LIVERMORE_DATABASE_URL?"),
+        ("LIVERMORE_", "unknown setting LIVERMORE_"),
+    ],
+)
+def test_an_unknown_variable_is_an_error_with_the_nearest_name(name: str, hint: str):
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(environ={name: "x"})
+    assert hint in str(caught.value)
+
+
+def test_reserved_and_foreign_variables_are_left_alone():
+    environ = dict.fromkeys(RESERVED, "secret") | {"LIVERMOREX": "1", "_LIVERMORE_COMPLETE": "1"}
+    assert loaded(environ=environ) == loaded()
+
+
+def test_files_that_cannot_be_read_are_named(room: Path):
+    for name, complaint in (("gone.toml", "no such file"), (".", "cannot be read")):
+        with pytest.raises(ConfigurationError, match=complaint):
+            loaded(cwd=room, config=name)
+    (room / "livermore.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        loaded(cwd=room)
+
+
+def test_a_wrong_flag_is_a_matter_of_usage_and_a_wrong_redis_of_configuration():
+    with pytest.raises(UsageError, match="--for: "):
+        loaded({"run_for": "soon"})
+    with pytest.raises(ConfigurationError, match="--redis-url: "):
+        loaded({"redis_url": "http://x"})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2/x@host/0",
+        "redis://user:hunter2@host:port/0",
+        "redis://user:hunter2[@host",
+        "http://user:hunter2@host",
+        "hunter2",
+        "redis://user:hunter2@host/0 ",
+        "redis://user:hunter2@ho st/0",
+        "redis://user:hunter2@host/zero",
+        "unix://hunter2",
+    ],
+)
+def test_no_complaint_and_no_repr_shows_a_password(url: str):
+    for flags, environ in (({"redis_url": url}, {}), ({}, {"LIVERMORE_REDIS_URL": url})):
+        try:
+            said = repr(loaded(flags, environ))
+        except LivermoreError as error:
+            said = str(error)
+        assert "hunter2" not in said
+
+
+# -- parsers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        *[("60s", 60_000), ("2h", 7_200_000), ("15m", 900_000), ("1d", 86_400_000)],
+        *[("1.5h", 5_400_000), (" 2H ", 7_200_000), ("250ms", 250), ("1w", 604_800_000)],
+        ("1h30m", 5_400_000),
+    ],
+)
+def test_durations_are_read_with_their_units(text: str, ms: int):
+    assert parse_duration(text) == ms
+
+
+@pytest.mark.parametrize(
+    "text", ["", "60", "s", "-1s", "0s", "1y", "1 h x", "1e3s", "٣s", "nan", "inf", "9" * 14 + "d"]
+)
+def test_other_durations_are_refused(text: str):
+    with pytest.raises(ValueError, match=r"duration"):
+        parse_duration(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_duration_or_a_value_error(text: str):
+    with contextlib.suppress(ValueError):
+        assert 1 <= parse_duration(text) <= 100 * 365 * 86_400_000
+
+
+@given(st.text(max_size=30))
+def test_a_symbol_never_holds_what_keys_and_globs_are_made_of(text: str):
+    try:
+        symbol = parse_symbol(text)
+    except ValueError:
+        return
+    assert not set(symbol) & set(":,*?[]{}/ \n")
+    assert parse_symbol(symbol) == symbol
+
+
+SETTINGS = st.dictionaries(
+    st.sampled_from([*(f"LIVERMORE_{name.upper()}" for name in Settings.__annotations__), "HOME"]),
+    st.text(alphabet=st.characters(blacklist_characters="\0"), max_size=30)
+    | st.sampled_from(
+        ["BTC-USD", "7", "60s", "/tmp/x", "redis://:p@h", "coinbase", "yes", "ws://x"]
+    ),
+    max_size=6,
+)
+
+
+@given(SETTINGS)
+def test_any_environment_gives_settings_or_one_line(environ: dict[str, str]):
+    try:
+        settings = load({}, environ, cwd=Path("/nowhere"))
+    except LivermoreError as error:
+        assert "\n" not in str(error)
+    else:
+        assert (settings.symbols is None) != (settings.top is None)
+
+
+FILE_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from(list(Settings.__annotations__)), FILE_VALUES, max_size=4))
+def test_any_flags_give_settings_or_one_line(flags: dict[str, object]):
+    try:
+        loaded(flags)
+    except LivermoreError as error:
+        assert "\n" not in str(error)
