@@ -75,7 +75,7 @@ def candles(
             table.add_row(
                 str(row[0]), *(output.number(float(v)) for v in row[1:6]), *map(str, row[6:])
             )
-        output.show(table)
+        output.show(table, whole=True)
     if not found and not damaged:
         output.say(f"no candles of {series} are stored" + (f" since {since}" if since else ""))
     if damaged:

@@ -7,6 +7,7 @@ published, as any consumer would. It runs in threads that end within a second of
 from __future__ import annotations
 
 import collections
+import logging
 import math
 import signal
 import tempfile
@@ -62,6 +63,9 @@ def demo(
         seconds = None if run_for is None else parse_duration(run_for) / 1000
     except ValueError as error:
         raise UsageError(f"--for: {error}, not {run_for!r}") from None
+    quiet = logging.getLogger("livermore")  # its lines would tear the screen; the status tells them
+    quiet.handlers[:] = [logging.NullHandler()]
+    quiet.propagate = False
     with tempfile.TemporaryDirectory(prefix="livermore-demo-") as directory:
         trio.run(_demo, Path(directory), speed, symbols, seconds)
     return 0

@@ -109,15 +109,21 @@ def _rows(found: list[Finding]) -> list[dict[str, Any]]:
 
 
 def _show(finding: Finding) -> None:
+    from rich.table import Table
     from rich.text import Text
 
-    text = Text.assemble(
-        (f"{finding.verdict:<5}", COLOURS[finding.verdict]), (f"{finding.check:<16}", "bold"),
-        finding.text,
-    )  # fmt: skip
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=4)
+    grid.add_column(width=15)
+    grid.add_column()
+    grid.add_row(
+        Text(finding.verdict, style=COLOURS[finding.verdict]),
+        Text(finding.check, style="bold"),
+        Text(finding.text),
+    )
     if finding.step:
-        text.append(f"\n{'':<5}{'':<16}→ {finding.step}")
-    output.show(text)
+        grid.add_row("", "", Text(f"→ {finding.step}"))
+    output.show(grid)
 
 
 # -- this machine -----------------------------------------------------------------------------

@@ -157,16 +157,16 @@ def _entry(ledger: Sequence[Gap], series: Series, first: int, last: int) -> Gap 
 def _show(found: Findings, now: int) -> None:
     if found.missing:
         table = output.table(
-            "symbol", "tf", "first missing", "last missing", "candles", "cause", "tries",
-            "next try", right=("candles", "tries"),
-        )  # fmt: skip
+            *("symbol", "tf", "missing from", "candles", "cause", "tries", "next try"),
+            right=("candles", "tries"),
+            loose=("cause", "next try"),
+        )
         for gap in found.missing[:SHOWN]:
             entry = gap.entry
             table.add_row(
                 gap.series.symbol,
                 gap.series.timeframe.value,
                 times.iso(gap.first),
-                times.iso(gap.last),
                 str(gap.slots),
                 entry.cause if entry else "not in the ledger",
                 str(entry.attempts) if entry else "–",

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.segment import Segment, Segments
 from rich.table import Table
 
 WIDE = 500
@@ -34,14 +36,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def show(what: RenderableType) -> None:
-    """Print a table or a panel as data."""
-    # Written by hand: rich would turn a closed pipe into an exit code of 1.
+def show(what: RenderableType, *, whole: bool = False) -> None:
+    """Print a table or a panel as data; a ``whole`` one overflows before it cuts figures."""
     console = data()
+    options = console.options
+    if whole:
+        wanted = Measurement.get(console, options.update(width=WIDE), what).maximum
+        options = options.update(width=max(console.width, wanted))
+    # Written by hand: rich would turn a closed pipe into an exit code of 1.
+    lines = console.render_lines(what, options, pad=False)
+    text = Segments(segment for line in lines for segment in (*line, Segment.line()))
     with console.capture() as captured:
-        console.print(what)
-    lines = captured.get().splitlines()
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in lines))
+        console.print(text, end="", soft_wrap=True)
+    for line_ in captured.get().splitlines():
+        sys.stdout.write(line_.rstrip() + "\n")
 
 
 def line(text: str) -> None:
@@ -55,11 +63,13 @@ def document(value: Any) -> None:
     line(msgspec.json.encode(value).decode())
 
 
-def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """A quiet table: no lines, figures to the right."""
-    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+def table(*columns: str, right: Sequence[str] = (), loose: Sequence[str] = ()) -> Table:
+    """A quiet table: no lines, figures to the ``right``; only ``loose`` columns are wrapped."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+        made.add_column(
+            name, justify="right" if name in right else "left", no_wrap=name not in loose
+        )
     return made
 
 

@@ -6,6 +6,7 @@ Pure: a :class:`View` and the size of the terminal go in, something rich can pri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -15,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from livermore.cli import output, times
+from livermore.cli import times
 from livermore.cli.status import COLOURS
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
 
@@ -30,7 +31,7 @@ ZONES = {
 }
 """Colours of MACD-V by stage."""
 BARS = "▁▂▃▄▅▆▇█"
-WIDE = 112
+STAGES_FROM, SPARKS_FROM = 112, 140
 """Columns from which stages are written out and prices are drawn."""
 FEWEST_LINES = 3
 """Of the ticker at the bottom; symbols make room for them."""
@@ -65,10 +66,19 @@ def screen(view: View, width: int, height: int) -> RenderableType:
     parts: list[RenderableType] = [header(view), board(view.rows[:shown], width)]
     if events:
         hidden = len(view.rows) - shown
-        note = f" {hidden} more symbols do not fit " if hidden > 0 else ""
-        parts.append(Text(note.center(width - 1, "─"), style="dim"))
+        parts.append(legend(width, f"{hidden} more symbols do not fit" if hidden > 0 else ""))
         parts += [brief(word, said) for word, said in events]
     return Group(*parts)
+
+
+def legend(width: int, note: str) -> Text:
+    """A rule that says what the colours mean, or what is left out."""
+    words = [(note, "dim")] if note else list(ZONES.items())
+    line = Text(" ")
+    for word, style in words:
+        line.append(word, style=style).append(" ")
+    side = "─" * max(0, (width - 1 - len(line)) // 2)
+    return Text.assemble((side, "dim"), line, (side, "dim"), no_wrap=True, overflow="crop")
 
 
 def header(view: View) -> RenderableType:
@@ -85,7 +95,8 @@ def header(view: View) -> RenderableType:
     if "gaps" in said:
         facts.append(f"{said['gaps']} gaps")
     line = Text.assemble(("● ", colour), " · ".join(facts), no_wrap=True, overflow="ellipsis")
-    note = Text(str(said.get("note") or ""), style="dim", no_wrap=True, overflow="ellipsis")
+    words = str(said.get("note") or lag(said))
+    note = Text(words, style="dim", no_wrap=True, overflow="ellipsis")
     return Panel(
         Group(line, note),
         title=Text(view.title, style="bold"),
@@ -96,44 +107,54 @@ def header(view: View) -> RenderableType:
     )
 
 
+def lag(said: Mapping[str, Any]) -> str:
+    """How soon closes are stored, where that is known."""
+    known = said.get("close_lag")
+    half = known.get("p50") if isinstance(known, dict) else None
+    if not isinstance(half, int | float):
+        return ""
+    return f"{len(said.get('symbols') or ())} symbols, closes stored {times.length(half)} after the end"
+
+
 def board(rows: Sequence[Row], width: int) -> RenderableType:
     """Symbols by timeframes."""
-    wide = width >= WIDE
+    stages = width >= STAGES_FROM
+    drawn = width >= SPARKS_FROM or 100 <= width < STAGES_FROM
     table = Table(box=None, expand=True, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("symbol", no_wrap=True)
     table.add_column("last", justify="right", no_wrap=True)
-    if wide:
+    if drawn:
         table.add_column("two hours", no_wrap=True)
     for timeframe in TIMEFRAMES:
-        table.add_column(
-            f"MACD-V {timeframe}" if wide else str(timeframe), justify="right", no_wrap=True
-        )
+        name = f"MACD-V {timeframe}" if stages else str(timeframe)
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells: list[RenderableType] = [Text(row.symbol), Text(price(row.price))]
-        if wide:
+        if drawn:
             cells.append(Text(sparks(row.closes), style="dim"))
-        cells += [reading(row.readings.get(timeframe), wide=wide) for timeframe in TIMEFRAMES]
+        cells += [reading(row.readings.get(timeframe), stages=stages) for timeframe in TIMEFRAMES]
         table.add_row(*cells)
     return table
 
 
-def reading(said: Mapping[str, Any] | None, *, wide: bool) -> Text:
+def reading(said: Mapping[str, Any] | None, *, stages: bool) -> Text:
     """MACD-V in the colour of its stage; dots while there is none."""
     value = said.get("macdv") if said else None
     if said is None or not isinstance(value, int | float):
         return Text("·" if said is None else "··", style="dim")
     stage = str(said.get("stage") or "")
-    text = f"{value:+.1f}" + (f" {stage}" if wide and stage else "")
+    text = f"{value:+.1f}" + (f" {stage}" if stages and stage else "")
     return Text(text, style=ZONES.get(stage, ""))
 
 
 def price(value: float | None) -> str:
-    """Enough figures to see it move."""
-    if value is None:
-        return "–"
-    if value >= 1000:
-        return f"{value:,.2f}"
-    return f"{value:.4f}" if value >= 1 else f"{value:.4g}"
+    """A price exactly as it is, however small."""
+    return "–" if value is None else f"{Decimal(repr(value)):,f}".removesuffix(".0")
+
+
+def amount(value: float) -> str:
+    """A volume, to five figures."""
+    return f"{Decimal(f'{value:.5g}'):,f}"
 
 
 def sparks(closes: Sequence[float]) -> str:
@@ -156,11 +177,10 @@ def brief(word: str, said: Mapping[str, Any]) -> Text:
         if isinstance(value, int | float):
             return _line(where + f"MACD-V {value:+.1f} {stage}", ZONES.get(stage, ""))
         return _line(where + f"withheld: {said.get('withheld')}", "dim")
-    close, volume = said.get("close"), said.get("volume")
     figures = " ".join(
-        f"{name} {price(float(value))}"
-        for name, value in (("close", close), ("volume", volume))
-        if isinstance(value, int | float)
+        f"{name} {spelled(float(value))}"
+        for name, spelled in (("close", price), ("volume", amount))
+        if isinstance(value := said.get(name), int | float)
     )
     proof = " ".join(str(said[key]) for key in ("kind", "evidence") if key in said)
     return _line(f"{where}{figures} {proof}", "yellow" if word == "correction" else "dim")
@@ -172,8 +192,5 @@ def _line(text: str, style: str) -> Text:
 
 def plain(view: View) -> str:
     """The state in one line, where there is no screen."""
-    prices = ", ".join(
-        f"{row.symbol} {output.number(row.price)}" for row in view.rows[:3] if row.price is not None
-    )
     state, note = view.status.get("state", "starting"), view.status.get("note")
-    return " · ".join(str(part) for part in (view.title, state, note, prices) if part)
+    return " · ".join(str(part) for part in (view.title, state, note) if part)

@@ -288,7 +288,7 @@ def _budget(budget: Mapping[str, Any]) -> str:
 def _connections(connections: list[dict[str, Any]], clock: int) -> RenderableType:
     table = output.table(
         "connection", "state", "for", "symbols", "frames", "reconnects", "last error",
-        right=("symbols", "frames", "reconnects"),
+        right=("symbols", "frames", "reconnects"), loose=("last error",),
     )  # fmt: skip
     for one in connections[:12]:
         state = str(one.get("state", "?"))
@@ -303,7 +303,6 @@ def _connections(connections: list[dict[str, Any]], clock: int) -> RenderableTyp
             str(one.get("reconnects", "–")),
             escape(str(one.get("error") or "–")),
         )
-    table.columns[-1].no_wrap = False
     return table
 
 

@@ -22,7 +22,7 @@ def iso(time: int) -> str:
 def since(text: str, now: int) -> int:
     """``2h`` ago, or an ISO time (UTC unless it says otherwise), as epoch ms."""
     try:
-        return max(0, now - parse_duration(text))
+        return max(0, (now - parse_duration(text)) // 1000 * 1000)
     except ValueError:
         pass
     try:

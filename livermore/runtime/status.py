@@ -109,7 +109,7 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
             {
                 "name": health.name,
                 "state": health.state.value,
-                "since": round(moment - health.since, 1),
+                "since": clock - int((moment - health.since) * 1000) if clock and health.since else None,
                 "symbols": health.symbols,
                 "frames": health.frames,
                 "reconnects": health.reconnects,

@@ -69,6 +69,7 @@ class Socket:
         self._thawed.set()
         self._held: bytes | None = None
         self._last_words = b""
+        self._await_answer = False
         self._writing = False
 
     async def accept(self, refuse_with: int | None) -> bool:
@@ -100,6 +101,8 @@ class Socket:
                     leaving.shield = True
                     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                         await self._stream.send_all(self._last_words)
+                        while self._await_answer and await self._stream.receive_some(_READ):
+                            self._await_answer = False  # whatever it says, it has heard us
             await trio.aclose_forcefully(self._stream)
 
     def send(self, frame: Frame) -> None:
@@ -221,6 +224,7 @@ class Socket:
     def _say_goodbye(self, code: int) -> None:
         with contextlib.suppress(wsproto.utilities.LocalProtocolError):  # it said so first
             self._last_words = self._protocol.send(ws.CloseConnection(code=code))
+            self._await_answer = True
 
     def _reset(self) -> None:
         """Make closing a reset, as a crashing server does it."""

@@ -325,13 +325,11 @@ def test_a_damaged_file_is_said_in_one_line_with_the_servers_own_words(state_dir
     assert find_private_valkey(state_dir) is None
 
 
-def test_only_the_words_of_this_start_are_quoted(state_dir):
-    with open_private_valkey(state_dir):
-        pass
-    (state_dir / "valkey" / "valkey.log").write_bytes(b"old words")
-    (state_dir / "valkey" / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")
-    said = refused(state_dir)
-    assert "old words" not in said
+def test_only_the_words_of_this_start_are_quoted(state_dir, monkeypatch):
+    (state_dir / "valkey").mkdir(parents=True)
+    (state_dir / "valkey" / "valkey.log").write_bytes(b"old words\n")
+    monkeypatch.setattr(valkey, "valkey_binary", lambda: Path("/bin/true"))
+    assert "does not start: it said nothing" in refused(state_dir)
 
 
 def test_a_path_too_long_for_a_socket_gets_a_short_one(state_dir):

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
+from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from livermore.simulator import Limits, Simulator, SimulatorSettings, serve
 
@@ -74,8 +74,21 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def client(simulator: Simulator) -> AsyncIterator[Client]:
-    async with open_websocket_url(simulator.websocket_url, max_message_size=1 << 24) as socket:
-        yield Client(socket)
+    port = port_of(simulator.websocket_url)
+    # The stream is ours to close: trio-websocket leaves it open when the server closes first.
+    async with (
+        await trio.open_tcp_stream("127.0.0.1", port) as stream,
+        trio.open_nursery() as nursery,
+    ):
+        socket = await wrap_client_stream(
+            nursery, stream, f"127.0.0.1:{port}", "/", max_message_size=1 << 24
+        )
+        async with socket:
+            yield Client(socket)
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 @contextlib.asynccontextmanager

@@ -294,6 +294,16 @@ def test_rounding_is_not_shown_as_momentum_when_a_price_stands_still():
     assert still[0].signal is not None
 
 
+def test_the_signal_stands_still_also_right_after_its_seed():
+    seeded = one_by_one(ramp(34))[-1]
+    assert (seeded.values, seeded.macdv_sum) == (9, 0.0)
+    faint = msgspec.structs.replace(seeded, close=1.0, ema12=1.0, ema26=1.0, atr26=1.01e-11)
+    states = States.of([faint])
+    give(states, [0], [Bar(faint.open_time + TF, 1.0, 1.0, 1.0, False)])
+    after = states.state(0)
+    assert (after.macdv, after.signal, after.values) == (None, seeded.signal, 9)
+
+
 def test_calm_closes_are_counted_in_a_row():
     series = [Bar(START + i * TF, 101.0, 99.0, 100.0, False) for i in range(60)]
     series += [Bar(START + i * TF, 5.0 * i, 4.9 * i, 5.0 * i, False) for i in range(60, 70)]
@@ -390,6 +400,16 @@ def test_added_series_leave_the_others_alone():
     assert len(states) == 48
     assert states.to_json(0) == before
     assert {states.to_json(int(row)) for row in added} == {States.fresh(1).to_json(0)}
+
+
+def test_room_for_more_series_grows_by_doubling():
+    states = States.fresh(8)
+    states.extend(1)
+    grown = states.column("count")
+    states.extend(7)
+    assert np.shares_memory(grown, states.column("count"))
+    states.extend(1)
+    assert not np.shares_memory(grown, states.column("count"))
 
 
 def test_taken_rows_are_a_copy():

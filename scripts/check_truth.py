@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Compare a store with a simulator's truth, slot for slot, and every reading with the recursion.
+
+    scripts/check_truth.py --redis-url unix:///run/valkey.sock --control http://127.0.0.1:8080/control
+
+Prints one JSON document. Exit 0 when everything agrees, 7 when something differs, 1 when it cannot look.
+The recursion here is written anew from the definition of MACD-V, so that it can disagree with ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from livermore.adapters import store
+from livermore.adapters.redis import Client
+from livermore.market.candle import Candle, Kind, Series, same_volume
+from livermore.market.timeframe import TIMEFRAMES
+
+SETTLED = 60_000
+"""Slots that ended within this time (ms of the exchange) are not judged yet."""
+
+
+def ask(control: str, path: str, **query: object) -> Any:
+    """A JSON answer of the simulator's control port."""
+    url = f"{control}/{path}" + ("?" + urllib.parse.urlencode(query) if query else "")
+    with urllib.request.urlopen(url, timeout=30) as reply:
+        return json.load(reply)
+
+
+def recursion(candles: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """MACD-V and its signal at the last of ``candles``, straight from the definition."""
+    closes: list[float] = []
+    ema12 = ema26 = atr = signal = None
+    ranges: list[float] = []
+    values: list[float] = []
+    macdv = None
+    for candle in candles:
+        previous = closes[-1] if closes else None
+        closes.append(candle["close"])
+        n = len(closes)
+        ema12 = _ema(ema12, closes, n, 12)
+        ema26 = _ema(ema26, closes, n, 26)
+        if candle["kind"] == "traded":
+            high, low = candle["high"], candle["low"]
+            reach = (
+                high - low
+                if previous is None
+                else max(high - low, abs(high - previous), abs(low - previous))
+            )
+            ranges.append(reach)
+            if len(ranges) == 26:
+                atr = math.fsum(ranges) / 26
+            elif len(ranges) > 26:
+                assert atr is not None
+                atr = (atr * 25 + reach) / 26
+        macdv = None
+        if ema12 is not None and ema26 is not None and atr:
+            macdv = 100 * (ema12 - ema26) / atr
+            values.append(macdv)
+            signal = _ema(signal, values, len(values), 9)
+    return {"macdv": macdv, "signal": signal}
+
+
+def _ema(before: float | None, values: Sequence[float], n: int, length: int) -> float | None:
+    if n < length:
+        return None
+    if n == length:
+        return math.fsum(values[:length]) / length
+    assert before is not None
+    return before + (values[-1] - before) * 2 / (length + 1)
+
+
+def differences(truth: dict[str, Any], candle: Candle) -> list[str]:
+    """Names of the fields in which a stored candle differs from the truth."""
+    wrong = [
+        name for name in ("open", "high", "low", "close") if getattr(candle, name) != truth[name]
+    ]
+    if not same_volume(candle.volume, truth["volume"]):
+        wrong.append("volume")
+    if candle.kind is not Kind(truth["kind"]):
+        wrong.append("kind")
+    return wrong
+
+
+def check(
+    client: Client, control: str, exchange: str, symbols: Sequence[str], until: int
+) -> dict[str, Any]:
+    """Everything that is wrong up to ``until`` (exchange ms)."""
+    wrong: list[dict[str, Any]] = []
+    slots = readings = withheld = 0
+    revised = 0
+    for symbol in symbols:
+        for timeframe in TIMEFRAMES:
+            series = Series(exchange, symbol, timeframe)
+            text = client.one("GET", store.keys(series).indicator)
+            members = client.one(*store.range_call(series, "-inf", "+inf"))
+            candles, damaged = store.decode_candles(series, members)
+            if damaged:
+                wrong.append({"series": str(series), "damaged": damaged})
+            stored = {candle.open_time: candle for candle in candles}
+            if not stored:
+                wrong.append({"series": str(series), "empty": True})
+                continue
+            reading = json.loads(text) if text else None
+            anchor = min(stored)
+            if reading and reading["count"]:
+                anchor = min(anchor, reading["open_time"] - (reading["count"] - 1) * timeframe.ms)
+            truth = {
+                row["open_time"]: row
+                for row in ask(
+                    control, "truth", symbol=symbol, timeframe=timeframe.value, since=anchor
+                )["candles"]
+            }
+            for open_time in range(min(stored), until, timeframe.ms):
+                if open_time + timeframe.ms > until - SETTLED:
+                    break
+                slots += 1
+                candle, true = stored.get(open_time), truth.get(open_time)
+                if true is None:
+                    wrong.append(
+                        {
+                            "series": str(series),
+                            "open_time": open_time,
+                            "unknown to the truth": True,
+                        }
+                    )
+                elif candle is None:
+                    wrong.append({"series": str(series), "open_time": open_time, "missing": True})
+                elif fields := differences(true, candle):
+                    wrong.append(
+                        {"series": str(series), "open_time": open_time, "fields": fields,
+                         "stored": store.prices(candle) + f" {candle.volume} {candle.kind.value} {candle.evidence.label}",
+                         "true": true}
+                    )  # fmt: skip
+            revised += sum(candle.revision for candle in candles)
+            if reading is None:
+                wrong.append({"series": str(series), "reading": None})
+                continue
+            readings += 1
+            if reading["open_time"] + timeframe.ms < until - SETTLED - timeframe.ms:
+                wrong.append(
+                    {
+                        "series": str(series),
+                        "reading is old": reading["open_time"],
+                        "newest": max(stored),
+                    }
+                )
+            history = [
+                truth[t]
+                for t in range(anchor, reading["open_time"] + 1, timeframe.ms)
+                if t in truth
+            ]
+            expected = recursion(history)
+            if reading["withheld"]:
+                withheld += 1
+                if len(history) >= 60 and "missing" in reading["withheld"]:
+                    wrong.append({"series": str(series), "withheld": reading["withheld"]})
+                continue
+            for name, value in expected.items():
+                got = reading[name]
+                if value is None or got is None or abs(got - value) > 1e-9 * max(1.0, abs(value)):
+                    wrong.append({"series": str(series), "reading": name, "got": got, "expected": value,
+                                  "open_time": reading["open_time"], "count": reading["count"]})  # fmt: skip
+    return {
+        "slots": slots,
+        "readings": readings,
+        "withheld": withheld,
+        "revisions": revised,
+        "wrong": wrong,
+    }
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--redis-url", required=True)
+    parser.add_argument("--control", required=True, help="control URL of the simulator")
+    parser.add_argument("--exchange", default="coinbase")
+    parser.add_argument("--symbols", help="comma-separated; default: those of the running daemon")
+    parser.add_argument(
+        "--wait", type=float, default=3.0, help="seconds to let the daemon catch up first"
+    )
+    given = parser.parse_args()
+    client = Client(given.redis_url)
+    until = int(ask(given.control, "now")["now"])
+    time.sleep(given.wait)
+    if given.symbols:
+        symbols = given.symbols.split(",")
+    else:
+        status = client.one("GET", store.status_key(given.exchange))
+        if status is None:
+            print("no daemon is running: name --symbols", file=sys.stderr)
+            return 1
+        symbols = json.loads(status)["symbols"]
+    result = check(client, given.control, given.exchange, symbols, until)
+    result["differing"] = len(result["wrong"])
+    result["wrong"] = result["wrong"][:50]
+    print(json.dumps(result, indent=1))
+    return 7 if result["differing"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

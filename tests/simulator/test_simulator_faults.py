@@ -1,0 +1,362 @@
+"""Each fault does what it says, to whom it says, for as long as it says."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+import trio
+from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError
+
+from livermore.errors import ConfigurationError
+from livermore.simulator.faults import KINDS, read_fault
+from livermore.simulator.scenario import read_scenario
+from livermore.simulator.slots import SLOT
+from livermore.simulator.trades import NS
+from tests.simulator.exchange_client import START, client, is_of, rest, rows, simulated
+
+TIME = "/api/v3/brokerage/time"
+FIVE = "/api/v3/brokerage/market/products/{}/candles?granularity=FIVE_MINUTE"
+
+
+def sequences(frames):
+    return [frame["sequence_num"] for frame in frames if "sequence_num" in frame]
+
+
+async def closed(one) -> ConnectionClosed:
+    with pytest.raises(ConnectionClosed) as caught, trio.fail_after(3):
+        while True:
+            await one.socket.get_message()
+    return caught.value
+
+
+async def test_drop_resets_every_socket_or_says_a_code():
+    async with simulated() as simulator:
+        async with client(simulator) as one:
+            await one.subscribe("heartbeats")
+            await one.of("subscriptions")
+            simulator.inject(fault="drop")
+            assert (await closed(one)).reason.code == 1006
+        async with client(simulator) as one:
+            await one.subscribe("heartbeats")
+            await one.of("subscriptions")
+            simulator.inject(fault="drop", code=1001)
+            assert (await closed(one)).reason.code == 1001
+        with trio.fail_after(2):
+            while simulator.stats.connections:
+                await trio.sleep(0.01)
+
+
+async def test_drop_can_choose_by_symbol():
+    async with simulated(speed=30) as simulator, client(simulator) as one, client(simulator) as two:
+        await one.subscribe("candles", "BTC-USD")
+        await two.subscribe("candles", "ETH-USD")
+        await two.of("candles")
+        simulator.inject(fault="drop", symbol="BTC-USD")
+        await closed(one)
+        assert await two.of("candles", "update")
+
+
+@pytest.mark.parametrize("status", [0, 503])
+async def test_refuse_turns_newcomers_away_until_it_is_over(status):
+    async with simulated(speed=20) as simulator, client(simulator) as old:
+        await old.subscribe("heartbeats")
+        simulator.inject(fault="refuse", status=status, **{"for": 10})
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(ConnectionRejected if status else HandshakeError),
+            flatten_subgroups=True,
+        ):
+            async with client(simulator):
+                pass
+        assert await old.of("heartbeats"), "who is in stays in"
+        await trio.sleep(0.6)
+        async with client(simulator) as one:
+            await one.subscribe("heartbeats")
+            assert await one.of("heartbeats")
+
+
+@pytest.mark.parametrize(
+    ("fault", "beating"),
+    [
+        ({"fault": "ack-then-mute"}, False),
+        ({"fault": "ack-then-mute", "heartbeats": True}, True),
+        ({"fault": "heartbeats-only"}, True),
+    ],
+)
+async def test_acked_then_silent_then_whole_again(fault, beating):
+    async with simulated(speed=60) as simulator, client(simulator) as one:
+        simulator.inject(**fault, **{"for": 30})
+        await one.subscribe("heartbeats")
+        await one.subscribe("market_trades", "BTC-USD")
+        heard = {frame["channel"] for frame in await one.listen(0.4)}
+        assert heard == ({"subscriptions", "heartbeats"} if beating else {"subscriptions"})
+        assert await one.of("market_trades")
+        assert await one.of("heartbeats")
+        assert sequences(one.frames) == list(range(len(one.frames))), "nothing was lost"
+
+
+async def test_mute_silences_one_symbol_only():
+    async with simulated(speed=60) as simulator, client(simulator) as one:
+        await one.subscribe("market_trades", "BTC-USD", "ETH-USD")
+        await one.listen(0.2)
+        simulator.inject(fault="mute", symbol="BTC-USD", **{"for": 30})
+        muted = rows(await one.listen(0.4), "market_trades", "trades")
+        assert {row["product_id"] for row in muted} == {"ETH-USD"}
+        await one.until(
+            lambda f: any(t["product_id"] == "BTC-USD" for t in f["events"][0]["trades"])
+        )
+
+
+async def test_lost_frames_leave_gaps_in_the_sequence():
+    async with simulated(speed=60) as simulator, client(simulator) as one:
+        await one.subscribe("market_trades", "BTC-USD")
+        await one.listen(0.1)
+        simulator.inject(fault="lose", share=0.3)
+        await one.listen(0.5)
+        seen = sequences(one.frames)
+        assert seen == sorted(set(seen))
+        assert len(seen) < seen[-1] + 1
+        assert simulator.stats.dropped_frames == seen[-1] + 1 - len(seen)
+
+
+async def test_duplicates_repeat_a_number_and_reordering_swaps_two():
+    async with simulated(speed=60) as simulator, client(simulator) as one:
+        await one.subscribe("market_trades", "BTC-USD")
+        await one.listen(0.1)
+        simulator.inject(fault="duplicate", share=0.3, **{"for": 20})
+        await one.listen(0.5)
+        seen = sequences(one.frames)
+        assert len(seen) > len(set(seen))
+        assert sorted(set(seen)) == list(range(seen[-1] + 1))
+        simulator.inject(fault="reorder", share=0.5, **{"for": 20})
+        later = sequences(await one.listen(0.5))
+        assert later != sorted(later)
+        assert len(set(later)) == len(later)
+
+
+async def test_a_frame_held_back_for_reordering_is_not_kept_for_ever():
+    async with simulated(speed=60) as simulator, client(simulator) as one:
+        await one.subscribe("market_trades", "BTC-USD")
+        simulator.inject(fault="reorder", share=1.0, **{"for": 10})
+        await one.listen(0.6)
+        seen = sequences(one.frames)
+        assert sorted(seen) == list(range(max(seen) + 1))
+
+
+@pytest.mark.parametrize("fault", ["garbage", "truncate"])
+async def test_damaged_frames_are_no_json(fault):
+    async with simulated(speed=60) as simulator, client(simulator) as one:
+        await one.subscribe("heartbeats")
+        await one.of("subscriptions")
+        simulator.inject(fault=fault, share=1.0)
+        with pytest.raises(json.JSONDecodeError):
+            await one.listen(2)
+
+
+async def test_a_huge_frame_is_huge():
+    async with simulated() as simulator, client(simulator) as one:
+        await one.subscribe("heartbeats")
+        await one.of("subscriptions")
+        simulator.inject(fault="huge", bytes=2_000_000)
+        frame = await one.of("huge")
+        assert len(frame["filler"]) == 2_000_000
+
+
+async def test_half_open_is_silent_and_deaf_and_then_reset():
+    async with simulated(speed=20) as simulator, client(simulator) as one:
+        await one.subscribe("heartbeats")
+        await one.of("heartbeats")
+        simulator.inject(fault="half-open", **{"for": 15})
+        await one.listen(0.05)
+        assert await one.listen(0.3) == []
+        await one.subscribe("candles", "BTC-USD")
+        assert await one.listen(0.2) == []
+        assert (await closed(one)).reason.code == 1006
+
+
+async def test_what_the_stream_shows_differs_and_rest_does_not():
+    async with simulated(speed=60) as simulator, client(simulator) as one:
+        simulator.inject(fault="stream-differs", symbol="BTC-USD", **{"for": 600})
+        await one.subscribe("candles", "BTC-USD", "ETH-USD")
+        await one.of("candles", "snapshot")
+        await one.of("candles", "snapshot")
+        async with rest(simulator) as http:
+            for symbol, differs in (("BTC-USD", True), ("ETH-USD", False)):
+                told = {
+                    row["start"]: row["volume"]
+                    for row in rows(one.frames, "candles", "candles")
+                    if row["product_id"] == symbol
+                }
+                reply = await http.get(FIVE.format(symbol))
+                true = {row["start"]: row["volume"] for row in reply.json()["candles"]}
+                closed_slots = [s for s in told if int(s) * 1000 < START // SLOT * SLOT]
+                assert all((told[s] != true[s]) is differs for s in closed_slots)
+
+
+async def test_a_late_correction_comes_after_the_fault():
+    async with simulated(speed=600) as simulator, client(simulator) as one:
+        await one.subscribe("candles", "BTC-USD")
+        await one.of("candles", "snapshot")
+        simulator.inject(fault="late-correction", symbol="BTC-USD", **{"for": 700})
+        first = START // SLOT
+        await one.until(lambda f: simulator.faults.one("late-correction") is None)
+        await one.listen(0.1)
+        told: dict[int, list[int]] = {}
+        for row in rows(one.frames, "candles", "candles", "update"):
+            told.setdefault(int(row["start"]) // 300, []).append(
+                round(float(row["volume"]) * 10**8)
+            )
+        volume = simulator.market.tape("BTC-USD").row(first + 1).volume
+        assert max(told[first + 1][:-1]) > volume
+        assert told[first + 1][-1] == volume
+
+
+async def test_429_for_a_while_with_and_without_a_hint():
+    async with simulated(speed=60) as simulator, rest(simulator) as http:
+        simulator.inject(fault="429", **{"for": 12})
+        reply = await http.get(TIME)
+        assert reply.status_code == 429
+        assert "retry-after" not in reply.headers
+        await trio.sleep(0.25)
+        assert (await http.get(TIME)).status_code == 200
+        simulator.inject(fault="429", retry_after=7)
+        assert (await http.get(TIME)).headers["retry-after"] == "7"
+        assert simulator.stats.rest_429 == 2
+
+
+async def test_rest_fails_waits_and_breaks_off():
+    async with simulated(speed=60) as simulator, rest(simulator) as http:
+        simulator.inject(fault="5xx", status=502, **{"for": 6})
+        assert (await http.get(TIME)).status_code == 502
+        await trio.sleep(0.15)
+        simulator.inject(fault="slow-rest", delay=0.3, **{"for": 6})
+        began = trio.current_time()
+        assert (await http.get(TIME)).status_code == 200
+        assert trio.current_time() - began >= 0.3
+        simulator.inject(fault="cut-rest", **{"for": 6})
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.get(TIME)
+
+
+async def test_a_dripping_reply_arrives_whole_and_late():
+    async with simulated() as simulator, rest(simulator) as http:
+        simulator.inject(fault="slow-rest", delay=0, drip=0.02)
+        began = trio.current_time()
+        assert len((await http.get(FIVE.format("BTC-USD"))).json()["candles"]) > 300
+        assert trio.current_time() - began >= 0.3
+
+
+async def test_rest_can_be_stale_or_leave_rows_out():
+    async with simulated() as simulator, rest(simulator) as http:
+        whole = (await http.get(FIVE.format("BTC-USD"))).json()["candles"]
+        simulator.inject(fault="sparse-rest", share=0.2)
+        sparse = (await http.get(FIVE.format("BTC-USD"))).json()["candles"]
+        assert 200 < len(sparse) < 320
+        simulator.inject(fault="stale-rest", seconds=900)
+        stale = (await http.get(FIVE.format("BTC-USD"))).json()["candles"]
+        assert int(stale[0]["start"]) <= int(whole[0]["start"]) - 600
+
+
+async def test_a_skewed_clock_is_wrong_in_every_stamp_and_then_right():
+    async with simulated(speed=20) as simulator, client(simulator) as one, rest(simulator) as http:
+        await one.subscribe("heartbeats")
+        await one.of("heartbeats")
+        simulator.inject(fault="skew", seconds=3_600, **{"for": 20})
+        told = int((await http.get(TIME)).json()["epochMillis"])
+        assert told - simulator.clock.now() // NS == pytest.approx(3_600_000, abs=2_000)
+        hours = {(await one.of("heartbeats"))["timestamp"][11:13] for _ in range(6)}
+        hours |= {one.frames[-1]["events"][0]["current_time"][11:13]}
+        assert len(hours) >= 1
+        assert any(int(hour) != int(one.frames[0]["timestamp"][11:13]) for hour in hours)
+        await trio.sleep(1.1)
+        told = int((await http.get(TIME)).json()["epochMillis"])
+        assert told - simulator.clock.now() // NS == pytest.approx(0, abs=2_000)
+
+
+async def test_a_halt_is_part_of_the_truth():
+    async with simulated(speed=600) as simulator, client(simulator) as one, rest(simulator) as http:
+        await one.subscribe("market_trades", "BTC-USD", "ETH-USD")
+        await one.listen(0.1)
+        active = simulator.inject(fault="halt", symbols=["BTC-USD"], **{"for": 900})
+        while simulator.clock.now() < active.until + 400 * 10**9:
+            await one.listen(0.1)
+        halted = range(-(-active.since // (SLOT * NS)), active.until // (SLOT * NS))
+        reply = await http.get("/control/truth", params={"symbol": "BTC-USD", "timeframe": "5m"})
+        kinds = {c["open_time"] // SLOT: c["kind"] for c in reply.json()["candles"]}
+        assert halted
+        assert {kinds[slot] for slot in halted} == {"empty"}
+        for symbol in ("BTC-USD", "ETH-USD"):
+            ids = []
+            for frame in one.frames:
+                for event in frame["events"] if is_of(frame, "market_trades") else ():
+                    trades = [t for t in event["trades"] if t["product_id"] == symbol]
+                    ids += [int(t["trade_id"]) for t in reversed(trades)]
+            assert ids == list(range(ids[0], ids[0] + len(ids)))
+        assert kinds[max(kinds)] == "traded"
+        body = (await http.get(FIVE.format("BTC-USD"))).json()["candles"]
+        assert not {int(row["start"]) * 1000 // SLOT for row in body} & set(halted)
+
+
+async def test_faults_come_by_the_control_door_and_are_listed():
+    async with simulated() as simulator, rest(simulator) as http:
+        reply = await http.post(
+            "/control/faults", json={"fault": "mute", "symbol": "BTC-USD", "for": 60}
+        )
+        assert reply.status_code == 200
+        body = (await http.get("/control/faults")).json()
+        (active,) = body["active"]
+        assert active["fault"] == "mute"
+        assert active["symbols"] == ["BTC-USD"]
+        assert 0 < active["left"] <= 60
+        assert set(body["kinds"]) == set(KINDS)
+        for nonsense in (b"[]", b"nothing", b'{"fault":"tea"}'):
+            assert (await http.post("/control/faults", content=nonsense)).status_code == 400
+
+
+async def test_a_scenario_strikes_when_its_time_has_come():
+    scenario = [{"at": 10, "fault": "drop"}, {"at": 4, "fault": "429", "for": 1000}]
+    async with simulated(speed=20, scenario=scenario) as simulator, client(simulator) as one:
+        await one.subscribe("heartbeats")
+        async with rest(simulator) as http:
+            assert (await http.get(TIME)).status_code == 200
+            await closed(one)
+            assert simulator.clock.now() - simulator.clock.start >= 10 * 10**9
+            assert (await http.get(TIME)).status_code == 429
+
+
+def test_scenarios_are_json_or_toml(tmp_path):
+    toml, plain = tmp_path / "s.toml", tmp_path / "s.json"
+    toml.write_text('[[faults]]\nat = 5\nfault = "halt"\nfor = 60\n')
+    plain.write_text('[{"at": 5, "fault": "halt", "for": 60}]')
+    assert read_scenario(toml) == read_scenario(plain)
+    assert read_scenario(None) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"fault": "drop"}]', "entry 1: 'at' is None"),
+        ('[{"at": 1, "fault": "tea"}]', "unknown fault 'tea'"),
+        ('[{"at": 1, "fault": "halt", "from": 2}]', "unknown from"),
+        ('[{"at": 1, "fault": "halt", "for": "long"}]', "'for' is 'long'"),
+        ('[{"at": 1, "fault": "lose", "share": 2}]', "'share' is 2"),
+        ('[{"at": 1, "fault": "mute", "channel": "tea"}]', "unknown channel tea"),
+        ('[{"at": 1, "fault": "mute", "symbols": "BTC-USD"}]', "symbols is 'BTC-USD'"),
+        ('{"at": 1}', "must be a list"),
+        ("[1]", "entry 1 is not an object"),
+        ("[", "s.json"),
+    ],
+)
+def test_a_bad_scenario_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "s.json"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        read_scenario(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_fault_can_be_asked_for_by_name_alone(kind):
+    assert read_fault({"fault": kind}).kind == kind
