@@ -7,7 +7,6 @@ good. ``main`` is the process around it: signals, time limit, exit code.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import random
@@ -15,7 +14,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import attrs
@@ -35,6 +34,8 @@ from livermore.errors import (
     UsageError,
 )
 from livermore.exchanges import dialect as dialect_of
+from livermore.market.timeframe import Timeframe
+from livermore.runtime.backfill import Filled, Report, Wish, fill
 from livermore.runtime.feed import Feed, Plan
 from livermore.runtime.journal import Journal
 from livermore.runtime.supervise import first_of, supervise
@@ -48,6 +49,10 @@ class Running:
     """What :func:`serve` reports once it runs."""
 
     redis_url: str
+    feeds: Mapping[str, Feed]
+
+
+Watch = Callable[[Mapping[str, Feed]], Awaitable[None]]
 
 
 async def serve(
@@ -55,18 +60,25 @@ async def serve(
 ) -> None:
     """Run the feeds of ``settings`` until cancelled. Raises :class:`LivermoreError` when it cannot go on."""
     async with open_store(settings) as redis:
+        feeds: dict[str, Feed] = {}
         async with trio.open_nursery() as nursery:
             for plan in plans(settings):
-                nursery.start_soon(keep_feeding, plan, redis)
-            task_status.started(Running(redis.url))
+                nursery.start_soon(keep_feeding, plan, redis, feeds)
+            task_status.started(Running(redis.url, feeds))
 
 
-async def keep_feeding(plan: Plan, redis: Redis) -> None:
+async def keep_feeding(plan: Plan, redis: Redis, feeds: dict[str, Feed]) -> None:
     """One feed for good: a bug restarts it, what only a person can mend ends it."""
-    journal = Journal(plan.dialect.name)
+    name = plan.dialect.name
+    journal = Journal(name)
+
+    async def live() -> None:
+        feeds[name] = Feed(plan, redis, random.random)
+        await feeds[name].run()
+
     await supervise(
-        f"feed {plan.dialect.name}",
-        lambda: Feed(plan, redis, random.random).run(),
+        f"feed {name}",
+        live,
         journal,
         chance=random.random,
         ends=(TakenError, UnknownSymbol, StoreUnusable, ConfigurationError, Refused),
@@ -123,13 +135,53 @@ def plans(settings: Settings) -> Iterator[Plan]:
         )
 
 
-def main(settings: Settings) -> int:
-    """Run until a signal, the time limit or an error; returns the exit code."""
-    configure_logging(settings)
-    return trio.run(_run, settings)
+@attrs.frozen(kw_only=True)
+class BackfillRequest:
+    """What ``livermore backfill`` was asked for; ``since_ms`` is epoch ms."""
+
+    exchange: str
+    symbols: tuple[str, ...]
+    timeframes: tuple[Timeframe, ...]
+    since_ms: int | None = None
+    dry_run: bool = False
 
 
-async def _run(settings: Settings) -> int:
+def backfill(settings: Settings, request: BackfillRequest, report: Report) -> Filled:
+    """Fill gaps now, see :mod:`livermore.runtime.backfill`. Raises :class:`LivermoreError`."""
+
+    async def run() -> Filled:
+        plan = next(plans(attrs.evolve(settings, exchanges=(request.exchange,))))
+        async with open_store(settings) as redis:
+            return await fill(
+                redis,
+                plan.dialect,
+                plan.rest_url,
+                Wish(request.symbols, request.timeframes, request.since_ms),
+                report,
+                dry_run=request.dry_run,
+                holder=plan.holder,
+                description=plan.description,
+                chance=random.random,
+            )
+
+    try:
+        return trio.run(run)
+    except BaseExceptionGroup as group:
+        error = first_of(group)
+        if isinstance(error, LivermoreError):
+            raise error from None
+        raise
+
+
+def main(settings: Settings, watch: Watch | None = None) -> int:
+    """Run until a signal, the time limit or an error; returns the exit code.
+
+    ``watch`` runs beside the daemon and is given its feeds by exchange.
+    """
+    return trio.run(_run, settings, watch)
+
+
+async def _run(settings: Settings, watch: Watch | None) -> int:
     ended = ""
     code = 0
     try:
@@ -141,16 +193,20 @@ async def _run(settings: Settings) -> int:
                     async for number in received:
                         ended = signal.Signals(number).name
                         break
-                logging.getLogger("livermore").info("stopping", extra={"fields": {"because": ended}})
+                logging.getLogger("livermore").info(
+                    "stopping", extra={"fields": {"because": ended}}
+                )
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop_on_signal)
             if settings.run_for is not None:
                 nursery.cancel_scope.deadline = trio.current_time() + settings.run_for
-            await serve(settings)
+            running = await nursery.start(serve, settings)
+            if watch is not None:
+                nursery.start_soon(watch, running.feeds)
     except* (LivermoreError, OSError) as group:
         error = first_of(group)
-        assert error is not None  # noqa: S101 - the group is not empty
+        assert error is not None
         code = report_error(error)
     return code
 
@@ -170,51 +226,3 @@ def exit_code(error: Exception) -> int:
     if isinstance(error, UsageError | UnknownSymbol):
         return 2
     return 1
-
-
-# -- logging ----------------------------------------------------------------------------------
-
-
-class _Lines(logging.Formatter):
-    """``12:00:05 coinbase: connection live name=coinbase/1 symbols=25``"""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        name = record.name.removeprefix("livermore.").removeprefix("livermore")
-        fields = getattr(record, "fields", {})
-        text = record.getMessage()
-        if text == "history" and "total" in fields:
-            text, fields = f"history {fields['done']}/{fields['total']} series", {}
-        detail = "".join(f" {key}={_shown(value)}" for key, value in fields.items())
-        mark = "! " if record.levelno >= logging.WARNING else ""
-        return f"{moment} {mark}{name + ': ' if name else ''}{text}{detail}"
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object per event."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        entry = {
-            "time": moment.replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        return json.dumps(entry, default=str)
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return repr(text) if " " in text else text
-
-
-def configure_logging(settings: Settings) -> None:
-    """Log lines of the daemon go to stderr; libraries keep quiet."""
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if settings.json_logs else _Lines())
-    root = logging.getLogger("livermore")
-    root.handlers[:] = [handler]
-    root.propagate = False
-    root.setLevel(settings.log_level.upper())

@@ -49,14 +49,14 @@ def give_up(text: str) -> NoReturn:
 def prepare(kind: str) -> Path:
     """Make or refresh the environment for ``kind`` (``runtime`` or ``dev``); its Python."""
     if not _is_ready(kind):
-        with _alone():
+        with alone():
             if not _is_ready(kind):  # the other start may have made it while we waited
                 _make(kind)
     return PYTHON
 
 
 def install_debian(package: str, why: str) -> bool:
-    """Install one of Debian's packages if we may; False if we may not or it failed."""
+    """Install one of Debian's packages if we may (inside :func:`alone`); False if it failed."""
     apt = shutil.which("apt-get")
     if apt is None or os.geteuid() != 0:
         return False
@@ -66,25 +66,25 @@ def install_debian(package: str, why: str) -> bool:
         *("install", "--yes", "--no-install-recommends", package),
     ]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with _alone():
-        for command in (install, [apt, "update"], install):
-            done = subprocess.run(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if command is install and done.returncode == 0:
-                return True
+    for command in (install, [apt, "update"], install):
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if command is install and done.returncode == 0:
+            return True
     last = [line for line in done.stderr.splitlines() if line.startswith("E:")][-1:] or ["E: ?"]
     say(f"could not install {package}: {last[0]}")
     return False
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
+    """One start at a time installs. Not to be nested."""
     try:
         file = (CHECKOUT / ".venv.lock").open("a")
     except OSError as error:
@@ -130,7 +130,7 @@ def _make(kind: str) -> None:
     if not same or not _works(PYTHON):
         _create()
     STAMP.unlink(missing_ok=True)
-    say(f"installing packages into {VENV} (once; a minute at most on a usual line)")
+    say(f"installing packages into {VENV}, once")
     LOG.unlink(missing_ok=True)
     _pip("--require-hashes", "--requirement", str(CHECKOUT / LOCKS[kind]))
     _pip("--no-deps", "--no-build-isolation", "--editable", str(CHECKOUT))

@@ -19,12 +19,15 @@ from xml.etree import ElementTree
 import environment
 from environment import CHECKOUT
 
+REDIS = ("redis-server", "redis-check-rdb")
+
 
 def main() -> int:
     python = environment.prepare("dev")
-    if not any(shutil.which(name, path="/usr/bin:/usr/local/bin:/bin") for name in REDIS):
-        # The tools hold the server's binary; the server's package would start a service.
-        environment.install_debian("redis-tools", "the tests run on Redis as well as on Valkey")
+    with environment.alone():
+        if not any(shutil.which(name) for name in REDIS):
+            # The tools hold the server's binary; the server's package would start a service.
+            environment.install_debian("redis-tools", "tests run on Redis as well as on Valkey")
     arguments = sys.argv[1:]
     only = any((CHECKOUT / word.split("::")[0]).exists() for word in arguments if word[0] != "-")
     with tempfile.TemporaryDirectory() as results:
@@ -42,9 +45,6 @@ def main() -> int:
         passed, failed, skipped = count(Path(results))
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return code or bool(failed)
-
-
-REDIS = ("redis-server", "redis-check-rdb")
 
 
 def count(results: Path) -> tuple[int, int, int]:

@@ -72,7 +72,10 @@ class Http:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         with trio.move_on_after(1, shield=True):
             await self._client.aclose()

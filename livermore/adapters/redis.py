@@ -1,19 +1,20 @@
 """Redis, Valkey or a cluster of them: synchronous redis-py behind worker threads, one hop per batch.
 
 What was measured and shapes this file: redis-py's default retries held one call for 59 s and ran an
-INCR twice, so there are none here; a cluster pipeline refuses ``evalsha`` and ``publish``, so
-scripts go through ``execute_command`` and publishing is a script; a lane (writes, lease, reads) has
-its own connection and its own one-thread limiter, so that a slow batch never delays the lease.
+INCR twice, so there are none here; its cluster pipeline sends what a stalled node did not answer
+again, call by call (an INCR ran twice, three calls took 12 s), so calls are dealt to the nodes here
+and each node gets a plain pipeline; a lane (writes, lease, reads) has its own connection and its
+own one-thread limiter, so that a slow batch never delays the lease.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import redis
@@ -32,7 +33,7 @@ CHUNK = 400
 SCRIPTS = {
     name: importlib.resources.files("livermore.adapters").joinpath(f"lua/{name}.lua").read_text()
     for name in (
-        "asked", "ban", "budget", "candles", "epoch", "lease", "publish", "reading", "survey"
+        "asked", "ban", "budget", "candles", "epoch", "lease", "publish", "reading", "survey", "whole"
     )
 }  # fmt: skip
 DIGESTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
@@ -47,14 +48,29 @@ def script(name: str, keys: Sequence[str], *arguments: str | bytes | float) -> C
     return ("EVALSHA", DIGESTS[name], len(keys), *keys, *arguments)
 
 
+_CREDENTIALS = re.compile(r"(?<=://)(?P<user>(?:[^:@/]*:)?).*@")
+_SECRET_OPTION = re.compile(r"(?P<name>[?&][a-z_]*password=)[^&]*", re.IGNORECASE)
+
+
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    credentials, _, host = parts.netloc.rpartition("@")
-    user = credentials.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+    """The URL as it may be shown, even one that is written wrong: a bare ``/`` or ``#`` in a
+    password makes URL parsers take the password for something else, and quote it."""
+    shown = _CREDENTIALS.sub(lambda found: f"{found['user']}***@", url)
+    return _SECRET_OPTION.sub(lambda found: f"{found['name']}***", shown)
+
+
+KEYED = frozenset(
+    "DEL EXISTS EXPIRE GET HDEL HEXISTS HGET HGETALL HLEN HMGET HSET HVALS INCR PERSIST PEXPIRE PTTL SET STRLEN TTL TYPE"
+    " XADD XLEN XRANGE XREVRANGE ZADD ZCARD ZCOUNT ZRANGE ZRANGEBYSCORE ZREM ZREVRANGE ZSCORE".split()
+)
+"""Commands whose first argument is their only key."""
+
+
+def key_of(call: Call) -> str | bytes | None:
+    """The key that says which node of a cluster runs ``call``; None when it has none we know of."""
+    if call[0] == "EVALSHA":
+        return call[3] if int(call[2]) else None
+    return call[1] if call[0] in KEYED and len(call) > 1 else None
 
 
 class Client:
@@ -66,9 +82,11 @@ class Client:
         self.timeout = timeout
         self.is_cluster = url.startswith(("redis+cluster://", "rediss+cluster://"))
         self._redis: Any = None
-        if urlsplit(url).scheme not in (
-            "redis", "rediss", "unix", "redis+cluster", "rediss+cluster"
-        ):  # fmt: skip
+        self._nodes: list[tuple[str, int]] = []
+        """Where a cluster was last seen, so that it is found again when the node in the URL is gone."""
+        if not url.startswith(
+            ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
+        ):
             raise ConfigurationError(
                 f"Redis URL {self.shown!r} is not understood: "
                 "use redis://, rediss://, unix:// or redis+cluster://"
@@ -85,14 +103,22 @@ class Client:
             try:
                 if self.is_cluster:
                     self._redis = redis.cluster.RedisCluster.from_url(
-                        self.url.replace("+cluster", "", 1), retry=never, **options
+                        self.url.replace("+cluster", "", 1),
+                        startup_nodes=[redis.cluster.ClusterNode(*node) for node in self._nodes],  # type: ignore[no-untyped-call]
+                        retry=never,
+                        **options,
                     )
+                    self._nodes = [(node.host, node.port) for node in self._redis.get_primaries()]
                 else:
                     self._redis = redis.Redis.from_url(
                         self.url, retry=never, retry_on_error=[], max_connections=2, **options
                     )
-            except ValueError as error:
-                raise ConfigurationError(f"Redis URL {self.shown!r} is not understood: {error}") from None
+            except ValueError:
+                # Not what the parser says: it quotes the part of the password it stumbled over.
+                raise ConfigurationError(
+                    f"Redis URL {self.shown!r} is not understood: write special characters "
+                    "in user and password as %XX (/ is %2F, # is %23, @ is %40)"
+                ) from None
             except (redis.exceptions.RedisError, OSError) as error:
                 raise translate(error, self.shown) from error
         return self._redis
@@ -107,53 +133,104 @@ class Client:
             self._redis = None
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
-        """Replies in order. A reply that is an error of the server raises :class:`StoreError`.
+        """Replies in order. Raises :class:`StoreError` if one of them did not come or is an error.
 
-        Nothing is retried but a call whose script the server did not know: it was not run.
+        Nothing is retried but a call whose script the server did not know, or that another node of
+        a cluster serves: it was not run.
         """
-        replies: list[Any] = []
-        for start in range(0, len(calls), CHUNK):
-            replies.extend(self._run_chunk(calls[start : start + CHUNK]))
+        replies = self.run_each(calls)
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
         return replies
 
     def one(self, *call: Any) -> Any:
         """The reply to one command."""
         return self.run([call])[0]
 
-    def _run_chunk(self, calls: Sequence[Call]) -> list[Any]:
+    def run_each(self, calls: Sequence[Call]) -> list[Any]:
+        """As :meth:`run`, with a :class:`StoreError` in the place of each reply that is not there.
+
+        What is in the place of a call that a lost connection carried says nothing about whether it ran.
+        """
+        replies: list[Any] = [None] * len(calls)
         try:
-            replies = self._pipeline(calls)
-            unknown = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
-            if unknown:
-                self._load({NAMES[calls[i][1]] for i in unknown})
-                for i, reply in zip(unknown, self._pipeline([calls[i] for i in unknown]), strict=True):
-                    replies[i] = reply
+            routes = self._routes(calls)
+        except StoreError as error:
+            return [error] * len(calls)
+        for server, name, places in routes:
+            for start in range(0, len(places), CHUNK):
+                some = places[start : start + CHUNK]
+                try:
+                    answers = self._ask(server, [calls[i] for i in some])
+                except (redis.exceptions.RedisError, OSError) as error:
+                    self._lost(name)
+                    lost = translate(error, self.shown)
+                    lost.__cause__ = error
+                    for i in places[start:]:
+                        replies[i] = lost
+                    break
+                for i, answer in zip(some, answers, strict=True):
+                    if isinstance(answer, Exception):
+                        replies[i] = translate(answer, self.shown)
+                        replies[i].__cause__ = answer
+                    else:
+                        replies[i] = answer
+        return replies
+
+    def _routes(self, calls: Sequence[Call]) -> list[tuple[Any, str, list[int]]]:
+        """Which server runs which calls: connection, its name, places in ``calls``."""
+        client = self._connect()
+        if not self.is_cluster:
+            return [(client, "", list(range(len(calls))))]
+        routes: dict[str, tuple[Any, str, list[int]]] = {}
+        try:
+            for i, call in enumerate(calls):
+                key = key_of(call)
+                if key is None:
+                    routes[f" {i}"] = (client, "", [i])
+                    continue
+                node = client.get_node_from_key(key)
+                if node.name not in routes:
+                    routes[node.name] = (client.get_redis_connection(node), node.name, [])
+                routes[node.name][2].append(i)
         except (redis.exceptions.RedisError, OSError) as error:
             self.close()
             raise translate(error, self.shown) from error
-        for reply in replies:
-            if isinstance(reply, Exception):
-                if isinstance(reply, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
-                    self.close()
-                raise translate(reply, self.shown) from reply
+        return list(routes.values())
+
+    def _lost(self, name: str) -> None:
+        """A server did not answer: connect anew at the next call, to the other nodes first."""
+        self._nodes.sort(key=lambda node: f"{node[0]}:{node[1]}" == name)
+        self.close()
+
+    def _ask(self, server: Any, calls: Sequence[Call]) -> list[Any]:
+        """What one server answers, errors of single calls in their places."""
+        replies = self._pipeline(server, calls)
+        unknown = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
+        if unknown:
+            for name in {NAMES[calls[i][1]] for i in unknown}:
+                server.script_load(SCRIPTS[name])
+            for i, reply in zip(unknown, self._pipeline(server, [calls[i] for i in unknown]), strict=True):
+                replies[i] = reply
+        if self.is_cluster:
+            elsewhere = redis.exceptions.AskError, redis.exceptions.TryAgainError  # MOVED is an ASK
+            for i, reply in enumerate(replies):
+                if isinstance(reply, elsewhere):
+                    replies[i] = self._pipeline(self._connect(), [calls[i]])[0]
         return replies
 
-    def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
-        client = self._connect()
+    @staticmethod
+    def _pipeline(server: Any, calls: Sequence[Call]) -> list[Any]:
         if len(calls) == 1:
             try:
-                return [client.execute_command(*calls[0])]
+                return [server.execute_command(*calls[0])]
             except redis.exceptions.ResponseError as error:
                 return [error]
-        pipeline = client.pipeline() if self.is_cluster else client.pipeline(transaction=False)
+        pipeline = server.pipeline(transaction=False)
         for call in calls:
             pipeline.execute_command(*call)
         return list(pipeline.execute(raise_on_error=False))
-
-    def _load(self, names: set[str]) -> None:
-        client = self._connect()
-        for name in names:
-            client.script_load(SCRIPTS[name])  # a cluster loads it on every master
 
     def info(self) -> dict[str, Any]:
         """INFO of the server, or of one node of the cluster."""
@@ -187,7 +264,7 @@ def is_unknown_script(reply: object) -> bool:
 
 def translate(error: Exception, shown: str) -> StoreError:
     """A library error as one of ours, in one line with the next step where there is one."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = (" ".join(str(error).split()) or type(error).__name__)[:300]
     if "FENCED" in text:
         return Fenced(f"{text}: another daemon took over this exchange")
     if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
@@ -203,6 +280,10 @@ def translate(error: Exception, shown: str) -> StoreError:
         return StoreError(f"Redis {shown} is a read-only replica: point us at the primary")
     if isinstance(error, redis.exceptions.InvalidResponse) or "Protocol Error" in text:
         return StoreUnusable(f"{shown} does not speak the Redis protocol: {text[:80]}: check host and port")
+    if "NOPERM" in text or "can't run this command" in text:
+        return StoreUnusable(f"Redis {shown} does not allow us what we need: {text}: extend the user's rights")
+    if isinstance(error, redis.exceptions.MovedError) or text.startswith("MOVED"):
+        return StoreUnusable(f"Redis {shown} is a node of a cluster: use redis+cluster:// in the URL")
     if "unknown command" in text.lower():
         return StoreUnusable(f"Redis {shown} lacks a command we need: {text[:120]}")
     return StoreError(f"Redis {shown}: {text}")
@@ -231,6 +312,13 @@ class Redis:
             return []
         chosen = self._lanes[lane]
         return await trio.to_thread.run_sync(chosen.client.run, calls, limiter=chosen.limiter)
+
+    async def run_each(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
+        """As :meth:`run`, with a :class:`StoreError` in the place of each reply that is not there."""
+        if not calls:
+            return []
+        chosen = self._lanes[lane]
+        return await trio.to_thread.run_sync(chosen.client.run_each, calls, limiter=chosen.limiter)
 
     async def one(self, *call: Any, lane: str = "read") -> Any:
         """The reply to one command."""

@@ -260,6 +260,7 @@ class Survey:
     asked_from: int | None
     cursor: int | None
     missing: tuple[tuple[int, int], ...]
+    oldest_traded: int | None = None
 
 
 def survey(series: Series, first: int, last: int) -> Call:
@@ -271,10 +272,14 @@ def survey(series: Series, first: int, last: int) -> Call:
 def surveyed(series: Series, reply: Sequence[Any]) -> Survey:
     """The reply to :func:`survey`."""
     numbers = [int(value) for value in reply]
-    oldest, newest, asked_from, cursor = (None if n == -1 else n for n in numbers[2:6])
-    ranges = numbers[6:]
+    oldest, newest, asked_from, cursor, oldest_traded = (
+        None if n == -1 else n for n in numbers[2:7]
+    )
+    ranges = numbers[7:]
     missing = tuple(zip(ranges[::2], ranges[1::2], strict=True))
-    return Survey(series, numbers[0], numbers[1], oldest, newest, asked_from, cursor, missing)
+    return Survey(
+        series, numbers[0], numbers[1], oldest, newest, asked_from, cursor, missing, oldest_traded
+    )
 
 
 def range_call(series: Series, first: int | str, last: int | str) -> Call:

@@ -32,7 +32,11 @@ class Socket:
             return await self._connection.get_message()
         except trio_websocket.ConnectionClosed as closed:
             reason = closed.reason
-            said = f"{reason.code} {reason.reason or reason.name}" if reason else "without a close frame"
+            said = (
+                f"{reason.code} {reason.reason or reason.name}"
+                if reason
+                else "without a close frame"
+            )
             raise ConnectionLost(f"the exchange closed the connection: {said}") from closed
 
     async def send(self, frame: str) -> None:

@@ -67,6 +67,11 @@ def _command(arguments: list[str]) -> int:
         return complain(_said(error), 2)
     except LivermoreError as error:
         return complain(_with_next_step(error), exit_code(error))
+    except SystemExit as error:
+        # typer answers a closed pipe on its own, with an exit code that reads like a failure
+        if isinstance(error.__context__, BrokenPipeError):
+            raise error.__context__ from None
+        raise
     except BaseExceptionGroup as group:
         # Nurseries wrap what happened in them; a person wants the one thing that is ours.
         known, others = group.split(LivermoreError)

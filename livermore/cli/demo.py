@@ -20,6 +20,7 @@ import attrs
 import typer
 
 from livermore.cli import output, screen, store, tail
+from livermore.cli.words import Words
 from livermore.config import Settings, parse_duration
 from livermore.errors import StoreError, UsageError
 from livermore.market.timeframe import TIMEFRAMES
@@ -143,13 +144,13 @@ def _draw(url: str, title: str, lines: Lines, console: Console, stopped: threadi
     from livermore.adapters.redis import Client
 
     client = Client(url)
-    view = screen.View(title, {}, (), ())
+    view = screen.View(title, Words(), (), ())
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while not stopped.is_set():
             try:
                 view = look(client, title, list(lines))
             except StoreError as error:
-                view = attrs.evolve(view, status={"state": "blind", "note": str(error)})
+                view = attrs.evolve(view, words=Words(state="blind", note=str(error)))
             live.update(screen.screen(view, console.width, console.height), refresh=True)
             stopped.wait(REFRESH)
     client.close()
@@ -206,4 +207,4 @@ def look(client: Client, title: str, lines: Sequence[tuple[str, Mapping[str, Any
             if (said := tail.decoded(text)) is not None
         }
         rows.append(screen.Row(symbol, last, closes, found))
-    return screen.View(title, status.said if status is not None else {}, rows, lines)
+    return screen.View(title, status.words if status is not None else Words(), rows, lines)

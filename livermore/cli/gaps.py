@@ -99,6 +99,8 @@ def gaps(
         output.document(_document(found))
     else:
         _show(found, now)
+    if status is not None and status.words.state not in (None, "live"):
+        output.say(f"{name} is {status.words.state}: {status.words.note or 'no reason is given'}")
     return REMAIN if found.missing or found.unasked else 0
 
 

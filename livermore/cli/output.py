@@ -36,10 +36,13 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def show(what: RenderableType, *, whole: bool = False) -> None:
-    """Print a table or a panel as data; a ``whole`` one overflows before it cuts figures."""
+def show(what: RenderableType, *, whole: bool = False, most: int = WIDE) -> None:
+    """Print a table or a panel as data, at ``most`` so many columns wide.
+
+    A ``whole`` one rather overflows the terminal than cuts its figures.
+    """
     console = data()
-    options = console.options
+    options = console.options.update(width=min(console.width, most))
     if whole:
         wanted = Measurement.get(console, options.update(width=WIDE), what).maximum
         options = options.update(width=max(console.width, wanted))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from livermore.cli import options, output, store, times
 from livermore.cli.options import Exchange, Json, Place, placed
-from livermore.errors import UsageError
+from livermore.errors import NotRunning, UsageError
+from livermore.market.gap import Gap
+
+if TYPE_CHECKING:
+    from livermore.config import Settings
+    from livermore.runtime.backfill import Filled
 
 REMAIN = 6
 
@@ -76,15 +82,18 @@ def run(
         known = ", ".join(sorted(DIALECTS))
         raise UsageError(f"run needs an exchange: livermore run coinbase (known: {known})")
     from livermore import daemon
+    from livermore.cli import logs
 
-    return int(daemon.main(settings))
+    console = logs.configure(settings)
+    watch = None if console is None else functools.partial(logs.show_history, console)
+    return daemon.main(settings, watch)
 
 
 def backfill(
     place: Place,
     symbol: Annotated[
         list[str] | None,
-        typer.Option("--symbol", "-s", metavar="SYMBOL", help="This symbol; may be repeated."),
+        typer.Option("--symbol", "-s", metavar="SYMBOL", help="This one (repeatable); else all."),
     ] = None,
     timeframe: Annotated[
         str | None, typer.Option("--timeframe", "-t", metavar="TF", help="5m, 15m, 1h, 4h or 1d.")
@@ -105,16 +114,86 @@ def backfill(
     from livermore import daemon
 
     settings = place.settings(exchanges=(exchange,), rest_url=rest_url)
+    name = settings.exchanges[0]
+    named = tuple(options.symbol(part) for text in symbol or () for part in text.split(","))
+    known, now = _known(settings, name)
+    if not named and not known:
+        raise UsageError("nothing is stored yet: name symbols, such as --symbol BTC-USD")
     request = daemon.BackfillRequest(
-        exchange=settings.exchanges[0],
-        symbols=tuple(options.symbol(part) for text in symbol or () for part in text.split(",")),
+        exchange=name,
+        symbols=tuple(dict.fromkeys(named or known)),
         timeframes=options.timeframes(timeframe),
-        since_ms=None if since is None else times.since(since, store.now()),
+        since_ms=None if since is None else times.since(since, now),
         dry_run=dry_run,
     )
     with progress() as report:
-        outcome = daemon.backfill(settings, request, report)
-    return int(outcome)
+        filled = daemon.backfill(settings, request, report)
+    for notice in filled.notices:
+        output.say(notice)
+    if json:
+        output.document(_document(filled))
+    else:
+        _show(filled, dry_run=dry_run)
+    return REMAIN if filled.remaining else 0
+
+
+def _known(settings: Settings, exchange: str) -> tuple[list[str], int]:
+    """The symbols that are followed or stored, and the exchange's time."""
+    try:
+        with store.open_store(settings) as client:
+            status = store.read_status(client, exchange)
+            known = [series.symbol for series in store.followed(client, exchange, status)]
+            return known, store.now(status)
+    except NotRunning:
+        return [], store.now()
+
+
+def _show(filled: Filled, *, dry_run: bool) -> None:
+    shown = filled.planned if dry_run else filled.remaining
+    if shown:
+        table = output.table(
+            *("symbol", "tf", "from", "to", "candles", "note"), right=("candles",), loose=("note",)
+        )
+        for gap in shown:
+            table.add_row(
+                gap.series.symbol,
+                gap.series.timeframe.value,
+                times.iso(gap.first),
+                times.iso(gap.last),
+                str(gap.slots),
+                gap.note or "–",
+            )
+        output.show(table)
+    ranges, candles = len(filled.planned), sum(gap.slots for gap in filled.planned)
+    if not ranges:
+        output.line("nothing is missing")
+    elif dry_run:
+        output.line(f"{candles} candles in {ranges} ranges would take {filled.requests} requests")
+    else:
+        left = sum(gap.slots for gap in filled.remaining)
+        by = "the running daemon" if filled.by == "daemon" else filled.by
+        output.line(f"{candles - left} of {candles} candles filled by {by}, {left} remain")
+
+
+def _document(filled: Filled) -> dict[str, object]:
+    return {
+        "by": filled.by,
+        "requests": filled.requests,
+        "planned": [_range(gap) for gap in filled.planned],
+        "remaining": [_range(gap) for gap in filled.remaining],
+        "notices": filled.notices,
+    }
+
+
+def _range(gap: Gap) -> dict[str, object]:
+    return {
+        "symbol": gap.series.symbol,
+        "timeframe": gap.series.timeframe.value,
+        "first": times.iso(gap.first),
+        "last": times.iso(gap.last),
+        "candles": gap.slots,
+        "note": gap.note,
+    }
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from livermore.cli import times
-from livermore.cli.status import COLOURS
+from livermore.cli.status import COLOURS, seconds
+from livermore.cli.words import Words
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
 
 ZONES = {
@@ -52,7 +53,7 @@ class View:
     """All that is shown, read from Redis as any consumer would."""
 
     title: str
-    status: Mapping[str, Any]
+    words: Words
     rows: Sequence[Row]
     events: Sequence[tuple[str, Mapping[str, Any]]]
     """What was published, oldest first: its kind, as ``tail`` calls it, and what it said."""
@@ -83,20 +84,18 @@ def legend(width: int, note: str) -> Text:
 
 def header(view: View) -> RenderableType:
     """What we are, whether we see, and why not."""
-    said = view.status
-    state = str(said.get("state", "starting"))
+    words = view.words
+    state = words.state or "starting"
     colour = COLOURS.get(state, "yellow")
     facts = [state]
-    clock, newest = said.get("clock"), said.get("newest_close")
-    if isinstance(clock, int | float) and clock:
-        facts.append(f"exchange time {times.iso(int(clock) // 1000 * 1000)}")
-    if isinstance(newest, int | float):
-        facts.append(f"newest close {times.iso(int(newest))[11:16]}")
-    if "gaps" in said:
-        facts.append(f"{said['gaps']} gaps")
+    if words.exchange_time is not None:
+        facts.append(f"exchange time {seconds(words.exchange_time)}")
+    if words.newest_close:
+        facts.append(f"newest close {seconds(words.newest_close)[11:16]}")
+    if words.gaps is not None:
+        facts.append(f"{words.gaps} gaps")
     line = Text.assemble(("● ", colour), " · ".join(facts), no_wrap=True, overflow="ellipsis")
-    words = str(said.get("note") or lag(said))
-    note = Text(words, style="dim", no_wrap=True, overflow="ellipsis")
+    note = Text(words.note or lag(words), style="dim", no_wrap=True, overflow="ellipsis")
     return Panel(
         Group(line, note),
         title=Text(view.title, style="bold"),
@@ -107,13 +106,12 @@ def header(view: View) -> RenderableType:
     )
 
 
-def lag(said: Mapping[str, Any]) -> str:
+def lag(words: Words) -> str:
     """How soon closes are stored, where that is known."""
-    known = said.get("close_lag")
-    half = known.get("p50") if isinstance(known, dict) else None
-    if not isinstance(half, int | float):
+    if words.close_lag is None or words.close_lag.p50 is None:
         return ""
-    return f"{len(said.get('symbols') or ())} symbols, closes stored {times.length(half)} after the end"
+    after = times.length(words.close_lag.p50)
+    return f"{len(words.symbols or ())} symbols, closes stored {after} after the end"
 
 
 def board(rows: Sequence[Row], width: int) -> RenderableType:
@@ -192,5 +190,5 @@ def _line(text: str, style: str) -> Text:
 
 def plain(view: View) -> str:
     """The state in one line, where there is no screen."""
-    state, note = view.status.get("state", "starting"), view.status.get("note")
-    return " · ".join(str(part) for part in (view.title, state, note) if part)
+    words = (view.title, view.words.state or "starting", view.words.note)
+    return " · ".join(word for word in words if word)

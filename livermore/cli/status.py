@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from livermore.cli import options, output, store, times
 from livermore.cli.options import Exchange, Json, Place, placed
 from livermore.cli.store import Status
+from livermore.cli.words import Budget, Words
 from livermore.errors import NotRunning, StoreError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 OLD = 20_000
-"""Age (ms) from which a status is called old: it is renewed more often than that."""
+"""Age (ms) from which a status is called old: it is renewed every few seconds."""
+
+EARLIEST = 1_000_000_000_000
+"""Numbers from here on (2001) are epoch ms; smaller ones are ages in seconds."""
 
 COLOURS = {"live": "green", "blind": "red", "backfilling": "yellow", "connecting": "yellow"}
 TIMES = frozenset({"since", "clock", "started", "newest_close"})
@@ -53,7 +57,7 @@ def status(
     if json:
         output.document(document(found))
     else:
-        output.show(panel(name, found))
+        output.show(panel(name, found), most=MOST_COLUMNS)
     return 0
 
 
@@ -79,6 +83,7 @@ def _read(place: Place, exchange: str) -> Status:
 def _watch(place: Place, exchange: str, json: bool) -> int:
     """Renew until Ctrl-C. That the daemon or Redis is away is something to watch, not an end."""
     from rich.live import Live
+    from rich.text import Text
 
     place.settings()  # a wrong setting ends it at once
     console = output.data()
@@ -97,7 +102,7 @@ def _watch(place: Place, exchange: str, json: bool) -> int:
                 try:
                     shown = panel(exchange, _read(place, exchange))
                 except (NotRunning, StoreError) as error:
-                    shown = f"[red]●[/] {escape(str(error))}"
+                    shown = Text.assemble(("● ", "red"), str(error))
                 live.update(shown, refresh=True)
                 time.sleep(1)
     except KeyboardInterrupt:
@@ -109,26 +114,17 @@ def _watch(place: Place, exchange: str, json: bool) -> int:
 
 def document(found: Status) -> dict[str, Any]:
     """The daemon's words with ISO times; ``age`` (ms) is how long ago it said them."""
-    said = with_iso_times(found.said)
-    connections = found.said.get("connections")
-    if isinstance(connections, list):
-        said["connections"] = [
-            with_iso_times(one) if isinstance(one, dict) else one for one in connections
-        ]
-    return {**said, "age": found.age}
+    said = with_iso_times(found.raw)
+    connections = found.raw.get("connections") or ()
+    return {**said, "connections": [with_iso_times(one) for one in connections], "age": found.age}
 
 
 def with_iso_times(said: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the fields that hold times as ISO."""
     return {
-        key: times.iso(int(value)) if key in TIMES and is_number(value) else value
+        key: times.iso(int(value)) if key in TIMES and value and value >= EARLIEST else value
         for key, value in said.items()
     }
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether JSON had a number there."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # -- for a person -----------------------------------------------------------------------------
@@ -136,14 +132,14 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 def line(exchange: str, found: Status) -> str:
     """The whole in one line of plain text."""
-    said = found.said
-    parts = [_title(exchange, said), str(said.get("state", "unknown"))]
-    if said.get("note"):
-        parts.append(str(said["note"]))
-    if is_number(said.get("newest_close")):
-        parts.append(f"newest close {times.iso(int(said['newest_close']))}")
-    if is_number(said.get("gaps")):
-        parts.append(f"{said['gaps']} gaps")
+    words = found.words
+    parts = [words.title or exchange, words.state or "unknown"]
+    if words.note:
+        parts.append(words.note)
+    if words.newest_close:
+        parts.append(f"newest close {seconds(words.newest_close)}")
+    if words.gaps is not None:
+        parts.append(f"{words.gaps} gaps")
     return " · ".join(parts)
 
 
@@ -155,35 +151,33 @@ def panel(exchange: str, found: Status) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    said = found.said
-    state = str(said.get("state", "unknown"))
+    words = found.words
+    state = words.state or "unknown"
     colour = COLOURS.get(state, "yellow")
-    parts: list[RenderableType] = [Text.assemble(("● ", colour), (_headline(said, state), "bold"))]
-    if said.get("note"):
-        parts.append(Text(str(said["note"]), style=colour if state != "live" else ""))
+    since = f" since {seconds(words.since)}" if words.since else ""
+    parts: list[RenderableType] = [Text.assemble(("● ", colour), (state + since, "bold"))]
+    if words.note:
+        parts.append(Text(words.note, style=colour if state != "live" else ""))
     if found.age >= OLD:
-        parts.append(
-            Text(
-                f"these words are {times.length(found.age)} old: the daemon may be gone "
-                f"(they lapse after {STATUS_LIFE})",
-                style="red",
-            )
+        old = (
+            f"these words are {times.length(found.age)} old: the daemon may be gone "
+            f"(they lapse after {times.length(store.STATUS_TTL)})"
         )
+        parts.append(Text(old, style="red"))
 
     figures = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     figures.add_column(style="dim", no_wrap=True)
     figures.add_column()
-    for name, value in figures_of(said):
+    for name, value in figures_of(words):
         figures.add_row(name, Text(value))
     parts += ["", figures]
 
-    connections = [c for c in said.get("connections") or () if isinstance(c, dict)]
-    if connections:
-        parts += ["", _connections(connections, clock_of(said))]
-    parts += [Text(f"! {text}", style="yellow") for text in _remarks(said)]
+    if words.connections:
+        parts += ["", _connections(words)]
+    parts += [Text(f"! {text}", style="yellow") for text in _remarks(words)]
     return Panel(
         Group(*parts),
-        title=f"[bold]{escape(_title(exchange, said))}[/]",
+        title=Text(words.title or exchange, style="bold"),
         title_align="left",
         border_style=colour,
         box=box.ROUNDED,
@@ -192,123 +186,95 @@ def panel(exchange: str, found: Status) -> RenderableType:
     )
 
 
-STATUS_LIFE = times.length(store.STATUS_TTL)
+MOST_COLUMNS = 100
+MOST_REMARKS = 10
+MOST_CONNECTIONS = 12
 
 
-def escape(text: str) -> str:
-    """Text that rich must not read as markup."""
-    from rich.markup import escape as rich_escape
-
-    return rich_escape(text)
+def seconds(time: float) -> str:
+    """A time without its milliseconds."""
+    return times.iso(int(time) // 1000 * 1000)
 
 
-def clock_of(said: Mapping[str, Any]) -> int:
-    """The exchange's time, or ours where it is not known."""
-    clock = said.get("clock")
-    return int(clock) if is_number(clock) and clock > 0 else store.now()
-
-
-def _length(value: object) -> str:
-    return times.length(value) if is_number(value) else "?"
-
-
-def figures_of(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+def figures_of(words: Words) -> list[tuple[str, str]]:
     """Names and values, in the order in which a person asks for them. Missing ones are left out."""
-    rows: list[tuple[str, str]] = []
-    symbols = said.get("symbols") or ()
-    rows.append(("following", f"{len(symbols)} symbols" + _names(symbols)))
-    newest, age = said.get("newest_close"), said.get("newest_close_age")
-    if is_number(newest):
-        old = f", {times.length(age)} ago" if is_number(age) else ""
-        rows.append(("newest close", times.iso(int(newest)) + old))
+    symbols = words.symbols or []
+    few = ": " + ", ".join(symbols[:6]) + (", …" if len(symbols) > 6 else "") if symbols else ""
+    rows = [("following", f"{len(symbols)} symbols{few}")]
+    if words.newest_close:
+        age = words.newest_close_age
+        ago = f", {times.length(age)} ago" if age is not None else ""
+        rows.append(("newest close", seconds(words.newest_close) + ago))
     else:
         rows.append(("newest close", "none yet"))
-    lag = said.get("close_lag")
-    if isinstance(lag, dict) and lag.get("count"):
-        half, most = (_length(lag.get(percentile)) for percentile in ("p50", "p99"))
-        after = f"{half} after the end (p50), {most} (p99), {lag['count']} closes"
-        rows.append(("closes stored", after))
-    history = said.get("history")
-    if isinstance(history, dict) and is_number(history.get("total")):
-        done, total = history.get("done", 0), history["total"]
-        rows.append(("history", "complete" if done >= total else f"{done} of {total} series"))
-    if is_number(said.get("gaps")):
-        gaps = said["gaps"]
-        rows.append(("gaps", f"{gaps} (see: livermore gaps)" if gaps else "none"))
-    budget = said.get("budget")
-    if isinstance(budget, dict):
-        rows.append(("REST", _budget(budget)))
-    if said.get("pending"):
-        rows.append(("waiting", f"{said['pending']} candles to be written"))
-    if is_number(said.get("clock")):
-        ours = times.iso(int(said["clock"]) // 1000 * 1000)
-        rows.append(("exchange time", ours))
-    if is_number(said.get("started")):
-        up = times.length(max(0, store.now() - said["started"]))
-        who = " ".join(
-            f"{word} {said[key]}"
-            for word, key in (("process", "pid"), ("on", "host"), ("version", "version"))
-            if said.get(key) is not None
-        )
-        rows.append(("running", f"for {up}, {who}"))
-    counts = said.get("counts")
-    if isinstance(counts, dict) and counts:
-        rows.append(("counts", " · ".join(f"{name} {value}" for name, value in counts.items())))
+    lag = words.close_lag
+    if lag is not None and lag.count and lag.p50 is not None and lag.p99 is not None:
+        half, most = times.length(lag.p50), times.length(lag.p99)
+        text = f"{half} after the end (p50), {most} (p99), {lag.count} closes"
+        rows.append(("closes stored", text))
+    history = words.history
+    if history is not None and history.done is not None and history.total is not None:
+        done = history.done >= history.total
+        text = "complete" if done else f"{history.done} of {history.total} series"
+        rows.append(("history", text))
+    if words.gaps is not None:
+        rows.append(("gaps", f"{words.gaps} (see: livermore gaps)" if words.gaps else "none"))
+    if words.budget is not None:
+        rows.append(("REST", _budget(words.budget)))
+    if words.pending:
+        rows.append(("waiting", f"{words.pending} candles to be written"))
+    if words.exchange_time is not None:
+        rows.append(("exchange time", seconds(words.exchange_time)))
+    if words.started:
+        ours = {"process": words.pid, "on": words.host, "version": words.version}
+        who = " ".join(f"{word} {value}" for word, value in ours.items() if value is not None)
+        rows.append(("running", f"for {times.length(store.now() - words.started)}, {who}"))
+    counts = {name: value for name, value in (words.counts or {}).items() if value}
+    if counts:
+        some = [f"{name.replace('_', ' ')} {value:g}" for name, value in counts.items()]
+        rows.append(("counts", " · ".join(some)))
     return rows
 
 
-def _headline(said: Mapping[str, Any], state: str) -> str:
-    since = said.get("since")
-    if not is_number(since):
-        return state
-    # Both are the exchange's clock where there is one: "for" must not mix two clocks.
-    return f"{state} since {times.iso(int(since) // 1000 * 1000)}"
-
-
-def _title(exchange: str, said: Mapping[str, Any]) -> str:
-    return str(said.get("title") or exchange)
-
-
-def _names(symbols: Any) -> str:
-    names = [str(symbol) for symbol in symbols]
-    if not names:
-        return ""
-    return ": " + ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
-
-
-def _budget(budget: Mapping[str, Any]) -> str:
-    text = f"{budget.get('used_last_minute', 0)} requests in the last minute"
-    if is_number(budget.get("per_second")):
-        text += f", {budget['per_second']:g} per second allowed"
-    if budget.get("refusals"):
-        text += f", refused {budget['refusals']} times"
+def _budget(budget: Budget) -> str:
+    text = f"{budget.used_last_minute or 0:g} requests in the last minute"
+    if budget.per_second is not None:
+        text += f", {budget.per_second:g} per second allowed"
+    if budget.refusals:
+        text += f", refused {budget.refusals} times"
     return text
 
 
-def _connections(connections: list[dict[str, Any]], clock: int) -> RenderableType:
+def _connections(words: Words) -> RenderableType:
+    from rich.text import Text
+
     table = output.table(
-        "connection", "state", "for", "symbols", "frames", "reconnects", "last error",
-        right=("symbols", "frames", "reconnects"), loose=("last error",),
-    )  # fmt: skip
-    for one in connections[:12]:
-        state = str(one.get("state", "?"))
-        since = one.get("since")
-        symbols = one.get("symbols")
+        *("connection", "state", "for", "symbols", "frames", "reconnects", "last error"),
+        right=("symbols", "frames", "reconnects"),
+        loose=("last error",),
+    )
+    for one in (words.connections or ())[:MOST_CONNECTIONS]:
+        symbols = len(one.symbols) if isinstance(one.symbols, list) else one.symbols
         table.add_row(
-            escape(str(one.get("name", "?"))),
-            f"[{'green' if state == 'live' else 'yellow'}]{escape(state)}[/]",
-            times.length(max(0, clock - since)) if is_number(since) else "–",
-            str(len(symbols) if isinstance(symbols, list) else symbols or 0),
-            str(one.get("frames", "–")),
-            str(one.get("reconnects", "–")),
-            escape(str(one.get("error") or "–")),
+            Text(one.name or "?"),
+            Text(one.state or "?", style="green" if one.state == "live" else "yellow"),
+            _lasting(one.since, words.exchange_time or store.now()),
+            *("–" if n is None else str(n) for n in (symbols, one.frames, one.reconnects)),
+            Text(one.error or "–"),
         )
     return table
 
 
-def _remarks(said: Mapping[str, Any]) -> list[str]:
-    rejected = said.get("rejected")
-    remarks = [str(notice) for notice in said.get("notices") or ()]
-    if isinstance(rejected, dict):
-        remarks += [f"{symbol} is not followed: {reason}" for symbol, reason in rejected.items()]
-    return remarks[:10] + ([f"… and {len(remarks) - 10} more"] if len(remarks) > 10 else [])
+def _lasting(since: float | None, clock: int) -> str:
+    if since is None:
+        return "–"
+    return times.length(clock - since if since >= EARLIEST else since * 1000)
+
+
+def _remarks(words: Words) -> list[str]:
+    remarks = list(words.notices or ())
+    remarks += [
+        f"{symbol} is not followed: {why}" for symbol, why in (words.rejected or {}).items()
+    ]
+    more = len(remarks) - MOST_REMARKS
+    return remarks[:MOST_REMARKS] + ([f"… and {more} more"] if more > 0 else [])

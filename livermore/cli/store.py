@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
+from livermore.cli.words import Words, words_of
 from livermore.config import Settings
-from livermore.errors import NotRunning, UnknownSymbol
+from livermore.errors import MalformedMessage, NotRunning, UnknownSymbol
 from livermore.market.candle import Series
 from livermore.market.product import unknown_symbol
 
@@ -49,19 +50,15 @@ def open_store(settings: Settings) -> Iterator[Client]:
 class Status:
     """What a running daemon last said about itself, and how long ago (ms)."""
 
-    said: dict[str, Any]
+    words: Words
+    raw: dict[str, Any]
+    """All of it, also what we do not know."""
     age: int
 
     @property
     def symbols(self) -> list[str]:
         """The symbols it follows."""
-        return [str(symbol) for symbol in self.said.get("symbols") or ()]
-
-    @property
-    def clock(self) -> int | None:
-        """The exchange's time when it said so; None while it does not know."""
-        clock = self.said.get("clock")
-        return int(clock) if isinstance(clock, int | float) and clock > 0 else None
+        return self.words.symbols or []
 
 
 def read_status(client: Client, exchange: str) -> Status | None:
@@ -73,18 +70,17 @@ def read_status(client: Client, exchange: str) -> Status | None:
     if text is None:
         return None
     try:
-        said = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        said = None
-    if not isinstance(said, dict):
-        raise NotRunning(f"{key} holds what is no status: another program uses our keys")
-    return Status(said, max(0, STATUS_TTL - left) if left > 0 else 0)
+        raw = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise MalformedMessage(f"{key} holds what is no status ({error})", text) from None
+    age = max(0, STATUS_TTL - left) if left > 0 else 0
+    return Status(words_of(exchange, raw), raw, age)
 
 
 def now(status: Status | None = None) -> int:
     """The exchange's time as its daemon knows it, or ours."""
-    if status is not None and status.clock is not None:
-        return status.clock
+    if status is not None and (clock := status.words.exchange_time) is not None:
+        return clock
     return round(time.time() * 1000)
 
 

@@ -138,16 +138,20 @@ def deeper(
     now: int,
     *,
     traded: int,
-    oldest: int | None,
+    oldest_traded: int | None,
     asked_from: int | None,
 ) -> tuple[int, int] | None:
-    """The next range to ask for while fewer than :data:`OBSERVED` traded candles are stored, or None."""
+    """The next range to ask for while fewer than :data:`OBSERVED` traded candles are stored, or None.
+
+    It ends where ``oldest_traded`` proves that what the reply omits was empty, and fits one page
+    with it.
+    """
     if traded >= OBSERVED or asked_from is None:
         return None
-    bottom = timeframe.last_closed(now) - (DEEPEST - 1) * timeframe.ms
+    ms = timeframe.ms
+    bottom = max(0, timeframe.last_closed(now) - (DEEPEST - 1) * ms)
     if asked_from <= bottom:
         return None
-    start = max(bottom, asked_from - (DEPTH - 1) * timeframe.ms, 0)
-    # The oldest stored candle is the seam: empties before it take their price from what is found.
-    end = (oldest if oldest is not None else asked_from) - timeframe.ms
-    return (start, end) if start <= end else None
+    newer = asked_from if oldest_traded is None else oldest_traded
+    start = max(bottom, min(asked_from - ms, newer - (DEPTH - 1) * ms))
+    return start, max(asked_from, newer) - ms

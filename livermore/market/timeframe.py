@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from datetime import UTC, datetime
 
 from livermore.errors import UsageError
 
@@ -52,3 +53,8 @@ class Timeframe(enum.Enum):
 
 TIMEFRAMES = tuple(Timeframe)
 """Shortest first: the order in which batches are written."""
+
+
+def iso(time: int) -> str:
+    """``time`` (epoch ms) as people read it: UTC, to the second."""
+    return datetime.fromtimestamp(time // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -68,7 +68,9 @@ class Connection:
         """Raises :class:`ConnectionLost` or :class:`Stalled` when the socket's life is over."""
         self.health.state = State.CONNECTING
         try:
-            async with open_socket(self.url, maximum_message=self.dialect.maximum_message) as socket:
+            async with open_socket(
+                self.url, maximum_message=self.dialect.maximum_message
+            ) as socket:
                 self.tracker.connected(trio.current_time())
                 self._become(State.SUBSCRIBING)
                 waiting = await self._subscribe(socket)
@@ -140,7 +142,12 @@ class Connection:
             self.wake()
 
     def _acknowledge(
-        self, frame: Frame, waiting: dict[str, set[str]], confirmed: dict[str, int], channels: int, now: float
+        self,
+        frame: Frame,
+        waiting: dict[str, set[str]],
+        confirmed: dict[str, int],
+        channels: int,
+        now: float,
     ) -> None:
         """Strike what ``frame`` confirms from ``waiting``; products with every channel go to the tracker."""
         for event in frame.events:

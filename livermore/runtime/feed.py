@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 FINISH = 3.0
 """Seconds the last batch may take at shutdown."""
+SAY_HISTORY = 2.0
+"""Seconds between two log lines on the history's progress."""
 DEMO_HINT = "to see Livermore work without a network: livermore demo"
 
 
@@ -81,12 +83,17 @@ class Feed:
         self.report.description = plan.description
         self._tracker_of: dict[str, Tracker] = {}
         self._series: Sequence[Series] = ()
+        self._history_said = False
+        self._say_history_at = 0.0
         self._scan_wanted = trio.Event()
 
     def now(self) -> int | None:
         """The exchange's time in ms: the furthest any of its connections has heard."""
         moment = trio.current_time()
-        known = [self._clock.read(moment), *(tracker.clock.read(moment) for tracker in self._trackers)]
+        known = [
+            self._clock.read(moment),
+            *(tracker.clock.read(moment) for tracker in self._trackers),
+        ]
         heard = [time for time in known if time is not None]
         return max(heard, default=None)
 
@@ -134,7 +141,10 @@ class Feed:
                 self.report.note = f"{error}; trying again; {DEMO_HINT}"
                 if backoff.failures in (1, 3) or backoff.failures % 10 == 0:
                     self.journal.warning(
-                        "the exchange cannot be reached", why=str(error), retry_in=round(wait, 1), hint=DEMO_HINT
+                        "the exchange cannot be reached",
+                        why=str(error),
+                        retry_in=round(wait, 1),
+                        hint=DEMO_HINT,
                     )
                 await trio.sleep(wait)
         self.report.note = ""
@@ -162,9 +172,9 @@ class Feed:
             clock=self.now,
             stored=lambda written: self._stored(written, readings),
             edge=readings.edge,
-            missing=lambda slots: repairs.missing(slots),
-            suspects=lambda slots: repairs.suspects(slots),
-            back=lambda: self._came_back(),
+            missing=lambda slots: self._repairs.missing(slots),
+            suspects=lambda slots: self._repairs.suspects(slots),
+            back=self._came_back,
             chance=self._chance,
         )  # fmt: skip
         repairs = Repairs(
@@ -181,13 +191,13 @@ class Feed:
         self._make_trackers()
         await self._patiently(lambda: readings.start(series))
         await self._patiently(lambda: writer.seed(((name, s) for s in symbols), self.now() or 0))
-        await self._patiently(lambda: self._recall())
+        await self._patiently(self._recall)
         await self._patiently(repairs.read_ledger)
         lacking = await self._patiently(lambda: repairs.scan(series, "history"))
         repairs.progress.total = len(series)
         repairs.progress.done = len(series) - (lacking or 0)
         self.report.started_following = True
-        self.journal.info("history", done=repairs.progress.done, total=len(series))
+        self._progressed(repairs)
         try:
             async with trio.open_nursery() as pipeline:
                 pipeline.start_soon(writer.run)
@@ -250,9 +260,24 @@ class Feed:
     def _progressed(self, repairs: Repairs) -> None:
         progress = repairs.progress
         progress.done = max(progress.done, progress.total - repairs.wanting)
-        if progress.done < progress.total or not self.report.history_said:
+        now = trio.current_time()
+        whole = progress.done >= progress.total
+        if (whole and not self._history_said) or (not whole and now >= self._say_history_at):
             self.journal.info("history", done=progress.done, total=progress.total)
-        self.report.history_said = progress.done >= progress.total
+            self._say_history_at = now + SAY_HISTORY
+        self._history_said = whole
+
+    @property
+    def history(self) -> tuple[int, int]:
+        """Series whose history is whole, and how many there are; (0, 0) before that is known."""
+        repairs = self.report.repairs
+        return (repairs.progress.done, repairs.progress.total) if repairs else (0, 0)
+
+    @property
+    def history_whole(self) -> bool:
+        """Whether nothing of the history is missing any more."""
+        done, total = self.history
+        return 0 < total <= done
 
     async def _scan(self) -> None:
         """Look for gaps when asked, and for every series at each boundary of the streamed timeframe."""
@@ -285,7 +310,9 @@ class Feed:
                 self.journal.info("connection live", name=health.name, symbols=health.symbols)
                 self._scan_wanted.set()
             for message in tracker.rejected:
-                self.journal.warning("the exchange rejected something", name=health.name, message=message)
+                self.journal.warning(
+                    "the exchange rejected something", name=health.name, message=message
+                )
             tracker.rejected.clear()
 
         def malformed(error: MalformedMessage) -> None:
@@ -315,7 +342,10 @@ class Feed:
         for number, products in enumerate(self._shards(), start=1):
             self._trackers.append(
                 Tracker(
-                    ((p.native, Series(dialect.name, p.symbol, dialect.streamed)) for p in products),
+                    (
+                        (p.native, Series(dialect.name, p.symbol, dialect.streamed))
+                        for p in products
+                    ),
                     settle=dialect.settle,
                     sample_lag=dialect.sample_lag,
                     pending=self._pending,
@@ -345,7 +375,8 @@ class Feed:
         """A status must not outlive its owner."""
         try:
             await self._redis.run(
-                [*self.journal.calls(), ("DEL", store.status_key(self.plan.dialect.name))], "publish"
+                [*self.journal.calls(), ("DEL", store.status_key(self.plan.dialect.name))],
+                "publish",
             )
         except StoreError:
             return

@@ -7,6 +7,7 @@ append to it. Newest and shortest timeframe first.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -16,7 +17,7 @@ import trio
 from livermore.adapters import store
 from livermore.adapters.redis import Call, Redis, script
 from livermore.dialect import Dialect
-from livermore.errors import LivermoreError, MalformedMessage, RestError, StoreError
+from livermore.errors import LivermoreError, MalformedMessage, StoreError
 from livermore.market.candle import Evidence, Series
 from livermore.market.gap import (
     SECOND_LOOK,
@@ -29,7 +30,7 @@ from livermore.market.gap import (
     merge,
     pages,
 )
-from livermore.market.history import deeper, read_page, wanted, window
+from livermore.market.history import Row, deeper, read_page, wanted, window
 from livermore.market.timeframe import TIMEFRAMES
 from livermore.market.tracker import Missing, Suspect
 from livermore.runtime.backoff import Backoff
@@ -37,6 +38,10 @@ from livermore.runtime.lease import Lease
 from livermore.runtime.rest import Rest
 from livermore.runtime.writer import Writer
 
+HISTORY = "history"
+"""The cause of a gap that is there because nobody asked yet."""
+DEEPER = "deeper history"
+"""The cause of a gap that is there because too few candles of the newest 300 traded."""
 WORKERS = 6
 """Requests under way at once: the budget is spent even when replies are slow."""
 ALLOWANCE = 15_000
@@ -49,6 +54,8 @@ REMEMBERED = 24 * 3600 * 1000
 """How long (ms) an ended gap stays in the ledger."""
 RECHECK = 1.5
 """Seconds between two looks at the store for a gap whose next request is not due."""
+IDLE = 0.25
+"""Seconds between two looks at what has become due."""
 POLL = 2.0
 """Seconds between two looks at the ledger for what others appended."""
 
@@ -69,7 +76,7 @@ class Progress:
 class Repairs:
     """The repair queue of one exchange. :meth:`run` ends when cancelled."""
 
-    def __init__(  # noqa: PLR0913 - what it connects
+    def __init__(
         self,
         dialect: Dialect,
         redis: Redis,
@@ -118,7 +125,9 @@ class Repairs:
         """The tracker gave slots up."""
         ranges: dict[tuple[Series, str], list[tuple[int, int]]] = {}
         for slot in slots:
-            ranges.setdefault((slot.series, slot.cause), []).append((slot.open_time, slot.open_time))
+            ranges.setdefault((slot.series, slot.cause), []).append(
+                (slot.open_time, slot.open_time)
+            )
         for (series, cause), listed in ranges.items():
             for first, last in merge(listed, series.timeframe):
                 self.add(series, first, last, cause, Lane.LIVE)
@@ -143,7 +152,8 @@ class Repairs:
         if same is not None:
             gap = attrs.evolve(same, last=max(last, same.last))
         self._open[gap.name] = gap
-        self._wanting.add(series)
+        if cause != DEEPER:
+            self._wanting.add(series)
         self._changed.set()
 
     async def scan(self, series: Sequence[Series], cause: str, lane: Lane = Lane.REPAIR) -> int:
@@ -158,30 +168,50 @@ class Repairs:
         for one, reply in zip(series, replies, strict=True):
             found = store.surveyed(one, reply)
             ranges = wanted(
-                one.timeframe, settled, missing=found.missing, oldest=found.oldest, asked_from=found.asked_from
+                one.timeframe,
+                settled,
+                missing=found.missing,
+                oldest=found.oldest,
+                asked_from=found.asked_from,
             )
             first_fetch = found.asked_from is None
             for first, last in ranges:
-                self.add(one, first, last, "history" if first_fetch or last < (found.oldest or 0) else cause, lane)
+                self.add(
+                    one,
+                    first,
+                    last,
+                    HISTORY if first_fetch or last < (found.oldest or 0) else cause,
+                    lane,
+                )
             if not ranges and not first_fetch:
-                ranges = self._deepen(found, settled)
+                self._deepen(found, settled)
             lacking += bool(ranges)
         return lacking
 
-    def _deepen(self, found: store.Survey, now: int) -> list[tuple[int, int]]:
+    def _deepen(self, found: store.Survey, now: int) -> bool:
+        """Ask for more where too few traded candles are stored; whether there is more to ask for.
+
+        After what everybody needs first: with the newest 300 a reading is good, with more it is exact.
+        """
         further = deeper(
-            found.series.timeframe, now, traded=found.traded, oldest=found.oldest, asked_from=found.asked_from
+            found.series.timeframe,
+            now,
+            traded=found.traded,
+            oldest_traded=found.oldest_traded,
+            asked_from=found.asked_from,
         )
         if further is None:
-            return []
-        self.add(found.series, *further, "history", Lane.REPAIR)
-        return [further]
+            return False
+        self.add(found.series, *further, DEEPER, Lane.VERIFICATION)
+        return True
 
     async def read_ledger(self) -> None:
         """Take up what the ledger holds: what a predecessor left and what other processes ask for."""
         exchange = self._lease.exchange
         reply = await self._redis.one("HGETALL", store.gaps_key(exchange))
-        entries = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+        entries = (
+            reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+        )
         now = self._clock() or 0
         stale: list[bytes] = []
         for name, text in entries:
@@ -210,36 +240,31 @@ class Repairs:
 
     async def _follow_ledger(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(StoreError):  # the writer tells that Redis is away
                 await self.read_ledger()
-            except StoreError:
-                pass  # the writer tells that Redis is away
             await trio.sleep(POLL)
 
     async def _work(self) -> None:
         backoff = Backoff(first=0.5, most=10.0)
         while True:
             gap = self._take()
-            if gap is None:
-                look = self._take_look()
-                if look is None:
-                    self._changed = trio.Event()
-                    with trio.move_on_after(0.25):
-                        await self._changed.wait()
-                    continue
-                job: Callable[[], object] = lambda look=look: self._look(look)  # type: ignore[misc]
-                name = ""
-            else:
-                name = gap.name
-                job = lambda gap=gap: self._repair(gap)  # type: ignore[misc] # noqa: E731
+            look = self._take_look() if gap is None else None
             try:
-                await job()  # type: ignore[misc]
+                if gap is not None:
+                    await self._repair(gap)
+                elif look is not None:
+                    await self._look(look)
+                else:
+                    self._changed = trio.Event()
+                    with trio.move_on_after(IDLE):
+                        await self._changed.wait()
             except StoreError:
                 await trio.sleep(backoff.next(self._chance()))
             else:
                 backoff.reset()
             finally:
-                self._busy.discard(name)
+                if gap is not None:
+                    self._busy.discard(gap.name)
 
     def _take(self) -> Gap | None:
         """The most urgent gap that is due and nobody works on."""
@@ -250,7 +275,8 @@ class Repairs:
         due = [
             gap
             for name, gap in self._open.items()
-            if name not in self._busy and (gap.next_try <= now or self._recheck.get(name, moment) < moment)
+            if name not in self._busy
+            and (gap.next_try <= now or self._recheck.get(name, moment) < moment)
         ]
         if not due:
             return None
@@ -282,159 +308,199 @@ class Repairs:
     async def _look(self, look: tuple[Series, int, int, int, str]) -> None:
         """Compare stored slots with REST; its word replaces ours."""
         series, first, last, _, cause = look
-        try:
-            result = await self._fetch(series, first, last, Lane.VERIFICATION, None)
-        except (RestError, StoreError):
+        asked = await self._ask(series, first, last, [(first, last)], Lane.VERIFICATION)
+        if asked.problem:
             # Not answered is not agreed: look again.
-            self.suspects([Suspect(series, t, cause) for t in range(first, last + 1, series.timeframe.ms)])
+            slots = range(first, last + 1, series.timeframe.ms)
+            self.suspects([Suspect(series, open_time, cause) for open_time in slots])
             await trio.sleep(1.0)
             return
         self.progress.looks += 1
-        changed = result.written.having("cv") if result.written else []
+        changed = asked.written.having("cv") if asked.written else []
         if changed:
             self.progress.differed += len(changed)
-            self._say("REST corrected what was stored", {"series": str(series), "slots": len(changed), "cause": cause})
+            self._say(
+                "REST corrected what was stored",
+                {"series": str(series), "candles": len(changed), "cause": cause},
+            )
 
     async def _repair(self, gap: Gap) -> None:
         """One try: ask REST for what is still missing, unless it is too early for another answer."""
         survey = await self._survey(gap)
-        problem = ""
-        omitted = False
-        asked = False
+        asked: Asked | None = None
         if survey.missing and gap.next_try <= (self._clock() or 0):
-            asked = True
             gap = attrs.evolve(gap, attempts=gap.attempts + 1)
             first, last = survey.missing[0][0], survey.missing[-1][1]
-            try:
-                for page_first, page_last in self._pages(gap, first, last, survey):
-                    fetched = await self._fetch(gap.series, page_first, page_last, gap.lane, gap.omitted_at)
-                    omitted = omitted or bool(fetched.unproved)
-            except RestError as error:
-                problem = str(error)
-            if not problem:
+            plan = self._plan(gap.series, first, last, survey)
+            asked = await self._ask(gap.series, first, last, plan, gap.lane, gap.omitted_at)
+            if not asked.problem:
                 # Remembered for good: nobody asks again for what the exchange does not have.
-                asked_from = script("asked", (store.keys(gap.series).companion,), self._lease.epoch, gap.first)
-                await self._redis.run([asked_from])
+                companion = store.keys(gap.series).companion
+                await self._redis.run([script("asked", (companion,), self._lease.epoch, gap.first)])
             survey = await self._survey(gap)
         left = self._left(gap, survey)
-        now = self._clock() or gap.found
-        if left and not asked:
+        if left and asked is None:
             self._recheck[gap.name] = trio.current_time() + RECHECK
             return
-        await self._settle(gap, left, now, problem, omitted=omitted, survey=survey)
+        await self._settle(gap, left, asked or Asked(), survey)
 
     @staticmethod
     def _left(gap: Gap, survey: store.Survey) -> int:
         """Slots of the gap that are still missing. What lies before the oldest candle never was there."""
         if survey.oldest is None:
-            return 0 if gap.cause == "history" and gap.attempts and survey.asked_from is not None else gap.slots
+            return (
+                0
+                if gap.cause in (HISTORY, DEEPER) and gap.attempts and survey.asked_from is not None
+                else gap.slots
+            )
         ms = gap.series.timeframe.ms
-        return sum((last - max(first, survey.oldest)) // ms + 1 for first, last in survey.missing if last > survey.oldest)
+        return sum(
+            (last - max(first, survey.oldest)) // ms + 1
+            for first, last in survey.missing
+            if last > survey.oldest
+        )
 
-    def _pages(
-        self, gap: Gap, first: int, last: int, survey: store.Survey
-    ) -> Iterable[tuple[int, int]]:
-        """What to ask for, newest first; small ranges take the seam candles on both sides along."""
-        ms, rows = gap.series.timeframe.ms, self._dialect.rest_rows
-        slots = (last - first) // ms + 1
-        if survey.oldest is not None and slots + 2 <= rows:
-            first, last = first - ms, last + ms
-        elif survey.oldest is not None and survey.oldest > last:
-            last = min(survey.oldest, last + ms * rows)  # deeper: the oldest stored candle is the seam
-        return pages(max(0, first), last, gap.series.timeframe, rows)
+    def _plan(
+        self, series: Series, first: int, last: int, survey: store.Survey
+    ) -> list[tuple[int, int]]:
+        """Pages to ask for, newest first. A page that has room takes along what proves more.
 
-    async def _settle(
-        self, gap: Gap, left: int, now: int, problem: str, *, omitted: bool, survey: store.Survey
-    ) -> None:
+        That is the candle before the range, whose close the empties behind it rest at, and what is
+        newer than the range: an omitted slot is empty only if the reply holds a newer row.
+        """
+        ms, rows = series.timeframe.ms, self._dialect.rest_rows
+        running = series.timeframe.floor(self._clock() or last)
+        if survey.oldest_traded is not None and survey.oldest_traded > last:
+            last = survey.oldest_traded  # the newer row
+        elif survey.oldest is not None:
+            first = max(0, first - ms)
+        span = (rows - 1) * ms
+        if last - first <= span:
+            return [(first, max(last, min(first + span, running)))]
+        return list(pages(first, last, series.timeframe, rows))
+
+    async def _settle(self, gap: Gap, left: int, asked: Asked, survey: store.Survey) -> None:
         """Write the ledger: filled, another try, or unfillable."""
         series = gap.series
+        now = self._clock() or gap.found
         if left == 0:
-            self._open.pop(gap.name, None)
             gap = attrs.evolve(gap, outcome=Outcome.FILLED, ended=now, note="")
-            self._finished(gap, survey, now)
-        elif gap.attempts >= ATTEMPTS and not problem:
-            self._open.pop(gap.name, None)
+        elif gap.attempts >= ATTEMPTS and not asked.problem:
             note = f"REST did not give {left} of {gap.slots} candles in {gap.attempts} tries"
             gap = attrs.evolve(gap, outcome=Outcome.UNFILLABLE, ended=now, note=note)
-            self._say("gap is unfillable", {"series": str(series), "first": gap.first, "note": note})
-            self._finished(gap, survey, now)
         else:
-            wait = min(60_000, 2_000 * 2 ** min(gap.attempts, 5))
+            wait = min(60_000, 2_000 * 2 ** min(gap.attempts - 1, 5))
             omitted_at = gap.omitted_at
-            if omitted and omitted_at is None:
-                omitted_at = now
-            next_try = now + wait
-            if omitted and omitted_at is not None:
-                # Another look makes sense once it can prove something.
-                next_try = min(
-                    max(now + 2_000, omitted_at + SECOND_LOOK + 1_000),
-                    max(now + 2_000, gap.last + series.timeframe.ms + SETTLED + 1_000),
-                )
-            self._recheck[gap.name] = trio.current_time() + RECHECK
-            gap = attrs.evolve(
-                gap, next_try=next_try, omitted_at=omitted_at, note=problem or f"{left} candles still missing"
-            )
+            if asked.unproved:
+                omitted_at = omitted_at if omitted_at is not None else asked.at
+                # Another answer makes sense once it can prove something: a second look, or a settled one.
+                settled = gap.last + series.timeframe.ms + SETTLED
+                moments = [omitted_at + SECOND_LOOK, *([settled] if settled > now else [])]
+                wait = max(wait, min(moments) + 1_000 - now)
+            note = asked.problem or f"REST does not show {left} of {gap.slots} candles yet"
+            gap = attrs.evolve(gap, next_try=now + wait, omitted_at=omitted_at, note=note)
+        if gap.outcome is Outcome.OPEN:
             self._open[gap.name] = gap
+            self._recheck[gap.name] = trio.current_time() + RECHECK
+        else:
+            self._open.pop(gap.name, None)
+            self._recheck.pop(gap.name, None)
         await self._redis.run([self._entry(gap)], "publish")
+        if gap.outcome is not Outcome.OPEN:
+            self._finished(gap, survey, now)
 
     def _entry(self, gap: Gap) -> Call:
         return ("HSET", store.gaps_key(self._lease.exchange), gap.name, encode_gap(gap))
 
     def _finished(self, gap: Gap, survey: store.Survey, now: int) -> None:
-        self._recheck.pop(gap.name, None)
-        if gap.cause == "history" and self._deepen(survey, now - ALLOWANCE):
-            return
-        if gap.series in self._wanting and not any(g.series == gap.series for g in self._open.values()):
+        if gap.cause in (HISTORY, DEEPER):
+            self._deepen(survey, now - ALLOWANCE)
+        if gap.series in self._wanting and not any(
+            other.series == gap.series and other.cause != DEEPER for other in self._open.values()
+        ):
             self._wanting.discard(gap.series)
             self._progressed()
-        if gap.cause != "history":
+        if gap.cause not in (HISTORY, DEEPER) or gap.outcome is Outcome.UNFILLABLE:
             self._say(
                 f"gap {gap.outcome.value}",
-                {"series": str(gap.series), "candles": gap.slots, "cause": gap.cause,
-                 "seconds": max(0, now - gap.found) // 1000},
-            )  # fmt: skip
+                {
+                    "series": str(gap.series),
+                    "candles": gap.slots,
+                    "cause": gap.cause,
+                    "seconds": max(0, now - gap.found) // 1000,
+                    **({"note": gap.note} if gap.note else {}),
+                },
+            )
 
     async def _survey(self, gap: Gap) -> store.Survey:
         reply = (await self._redis.run([store.survey(gap.series, gap.first, gap.last)], "read"))[0]
         return store.surveyed(gap.series, reply)
 
-    async def _fetch(
-        self, series: Series, first: int, last: int, lane: Lane, omitted_at: int | None
-    ) -> Fetched:
-        """Ask for one page and store what it proves."""
-        price: float | None = None
+    async def _ask(
+        self,
+        series: Series,
+        first: int,
+        last: int,
+        plan: Sequence[tuple[int, int]],
+        lane: Lane,
+        omitted_at: int | None = None,
+    ) -> Asked:
+        """Ask for the pages of ``plan`` and store what they prove about ``first..last``."""
         ms = series.timeframe.ms
-        members = await self._redis.one(*store.range_call(series, first - ms, first - ms))
-        if members:
-            before, _ = store.decode_candles(series, members)
-            price = before[0].close if before else None
-        native = self._natives[series.symbol]
-        try:
-            rows, asked_at = await self._rest.candles(native, series.timeframe, first, last, lane)
-        except (StoreError, RestError):
-            raise
-        except LivermoreError as error:
-            raise RestError(str(error)) from error
-        self.progress.requests += 1
+        rows: dict[int, Row] = {}
+        moments: list[int] = []
+        problem = ""
+        for start, end in plan:
+            try:
+                found, at = await self._rest.candles(
+                    self._natives[series.symbol], series.timeframe, start, end, lane
+                )
+            except StoreError:
+                raise
+            except LivermoreError as error:
+                problem = str(error)
+                break
+            self.progress.requests += 1
+            moments.append(at)
+            rows.update((row.open_time, row) for row in found)
+            answered_from = start
+        if not moments:
+            return Asked(problem=problem)
+        if problem:
+            first = max(
+                first, answered_from
+            )  # pages come newest first: only this much was answered
+        before = await self._redis.one(*store.range_call(series, first - ms, first - ms))
+        known, _ = store.decode_candles(series, before)
+        # All pages together: what lies between the rows of two pages is in neither of them.
         page = read_page(
-            series, rows, first, last, asked_at,
-            omitted_at=omitted_at, price_before=price, omits_empties=self._dialect.empties_omitted,
-        )  # fmt: skip
+            series,
+            [rows[open_time] for open_time in sorted(rows)],
+            first,
+            last,
+            min(moments),
+            omitted_at=omitted_at,
+            price_before=known[0].close if known else None,
+            omits_empties=self._dialect.empties_omitted,
+        )
         if page.impossible:
-            self._say("REST sent impossible candles", {"series": str(series), "count": page.impossible})
+            fields: dict[str, object] = {"series": str(series), "candles": page.impossible}
+            self._say("REST sent impossible candles", fields)
         written = await self._writer.history(series, page.candles)
         # What was read too early to be final is looked at again.
         self.suspects(
-            Suspect(series, c.open_time, "read before it settled")
-            for c in page.candles
-            if c.evidence is not Evidence.REST
+            Suspect(series, candle.open_time, "read before it settled")
+            for candle in page.candles
+            if candle.evidence is not Evidence.REST
         )
-        return Fetched(written, page.unproved)
+        return Asked(written, page.unproved, min(moments), problem)
 
 
 @attrs.frozen
-class Fetched:
-    """What became of one page."""
+class Asked:
+    """What became of one question: what was stored, what stayed open, and why."""
 
-    written: store.Written | None
-    unproved: Sequence[int]
+    written: store.Written | None = None
+    unproved: Sequence[int] = ()
+    at: int = 0
+    problem: str = ""

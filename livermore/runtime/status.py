@@ -34,7 +34,6 @@ class Report:
     symbols: Sequence[str] = ()
     notices: list[str] = attrs.Factory(list)
     started_following: bool = False
-    history_said: bool = False
     healths: Sequence[Health] = ()
     trackers: Sequence[Tracker] = ()
     budget: Budget | None = None
@@ -56,12 +55,20 @@ class Report:
             return ("connecting" if self.note else "starting"), self.note
         if self.writer.turns.away_since is not None:
             waiting = self.writer.waiting()
-            return "blind", f"{self.writer.turns.away_why}; {waiting} closed candles wait in memory; trying again"
-        down = [health for health in self.healths if health.state in (State.CONNECTING, State.WAITING)]
+            return (
+                "blind",
+                f"{self.writer.turns.away_why}; {waiting} closed candles wait in memory; trying again",
+            )
+        down = [
+            health for health in self.healths if health.state in (State.CONNECTING, State.WAITING)
+        ]
         if down:
             symbols = sum(health.symbols for health in down)
             why = next((health.error for health in down if health.error), "connecting")
-            return "blind", f"no data for {symbols} of {len(self.symbols)} symbols: {why}; reconnecting"
+            return (
+                "blind",
+                f"no data for {symbols} of {len(self.symbols)} symbols: {why}; reconnecting",
+            )
         progress = self.repairs.progress
         if progress.done < progress.total:
             return "backfilling", f"history: {progress.done}/{progress.total} series"
@@ -76,7 +83,12 @@ class Report:
 def report_text(report: Report, clock: int | None, moment: float) -> bytes:
     """The status as it is stored. ``moment`` is monotonic time."""
     state, since, note = report.state(clock)
-    writer, repairs, readings, budget = report.writer, report.repairs, report.readings, report.budget
+    writer, repairs, readings, budget = (
+        report.writer,
+        report.repairs,
+        report.readings,
+        report.budget,
+    )
     newest = writer.turns.newest_close if writer else 0
     lags: dict[str, Any] = {"p50": None, "p99": None, "count": 0}
     if writer and writer.turns.lags:
@@ -86,7 +98,9 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
     for tracker in report.trackers:
         for name, value in attrs.asdict(tracker.counts).items():
             counts[name] = counts.get(name, 0) + value
-    counts["malformed"] = counts.get("malformed", 0) + sum(health.malformed for health in report.healths)
+    counts["malformed"] = counts.get("malformed", 0) + sum(
+        health.malformed for health in report.healths
+    )
     if writer:
         counts["stored"] = writer.turns.closes
         counts["corrections"] = writer.turns.corrections
@@ -109,7 +123,9 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
             {
                 "name": health.name,
                 "state": health.state.value,
-                "since": clock - int((moment - health.since) * 1000) if clock and health.since else None,
+                "since": clock - int((moment - health.since) * 1000)
+                if clock and health.since
+                else None,
                 "symbols": health.symbols,
                 "frames": health.frames,
                 "reconnects": health.reconnects,
@@ -121,7 +137,9 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
         "newest_close": newest or None,
         "newest_close_age": max(0, clock - newest) if newest and clock else None,
         "close_lag": lags,
-        "history": {"done": repairs.progress.done, "total": repairs.progress.total} if repairs else None,
+        "history": {"done": repairs.progress.done, "total": repairs.progress.total}
+        if repairs
+        else None,
         "gaps": len(repairs.open_gaps) if repairs else 0,
         "looks": attrs.asdict(repairs.progress) if repairs else None,
         "budget": {

@@ -16,7 +16,7 @@ PATIENCE = 8
 """Failures in a row after which it is said once that this looks lasting."""
 
 
-async def supervise(  # noqa: PLR0913 - what it may say and decide
+async def supervise(
     what: str,
     run: Callable[[], Awaitable[None]],
     journal: Journal,
@@ -48,7 +48,11 @@ async def supervise(  # noqa: PLR0913 - what it may say and decide
             why = str(error) or type(error).__name__
             if not isinstance(error, LivermoreError):
                 # Ours to mend: the log must show where, the person still gets one line.
-                journal.warning(f"{what} failed unexpectedly", error=f"{type(error).__name__}: {why}", trace=trace(error))
+                journal.warning(
+                    f"{what} failed unexpectedly",
+                    error=f"{type(error).__name__}: {why}",
+                    trace=trace(error),
+                )
         if trio.current_time() - started >= HEALTHY:
             backoff.reset()
         wait = backoff.next(chance())
@@ -58,7 +62,9 @@ async def supervise(  # noqa: PLR0913 - what it may say and decide
             fields["hint"] = hint
         journal.warning(f"{what} lost", **fields)
         if backoff.failures == PATIENCE:
-            journal.warning(f"{what} failed {PATIENCE} times in a row", why=why, next="trying every 60 s")
+            journal.warning(
+                f"{what} failed {PATIENCE} times in a row", why=why, next="trying every 60 s"
+            )
         await trio.sleep(wait)
 
 

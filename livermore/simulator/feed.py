@@ -330,7 +330,7 @@ class Feed:
         if ("market_trades", symbol) in self._heard:
             if not cursor.pending:
                 end = -(-boundary // _BATCH) * _BATCH
-                late = (60 + int(80 * once(self._key, end // _BATCH))) * NS
+                late = (25 + int(40 * once(self._key, end // _BATCH))) * NS  # before the next match
                 self._await_flush(cursor, end + late)
             cursor.pending += coinbase.trade_texts(listing, shown, cursor.at, stop)
         fine = self._grid == _FINE_GRID and ("ticker", symbol) in self._heard

@@ -111,7 +111,7 @@ class Socket:
             return
         text = frame.encode(self._sequence, self._skew())
         self._sequence += 1
-        if self._faults:
+        if self._faults or self._held is not None:
             self._bend(frame, text)
         else:
             self._put(text)

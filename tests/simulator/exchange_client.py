@@ -87,6 +87,13 @@ async def client(simulator: Simulator) -> AsyncIterator[Client]:
             yield Client(socket)
 
 
+async def left_alone(simulator: Simulator) -> None:
+    """Wait until the simulator has no connection left."""
+    with trio.fail_after(2):
+        while simulator.stats.connections:  # noqa: ASYNC110 (it counts for tests of other programs)
+            await trio.sleep(0.01)
+
+
 def port_of(url: str) -> int:
     return int(url.rpartition(":")[2])
 

@@ -77,7 +77,7 @@ async def test_unsubscribed_channels_fall_silent():
 
 
 async def test_candle_snapshots_have_holes_and_are_sometimes_stale():
-    stale = filled = 0
+    stale, filled = 0, 0.0
     for seed in range(12):
         async with simulated(seed=seed) as simulator, client(simulator) as one:
             await one.subscribe("candles", "BTC-USD")
@@ -148,9 +148,9 @@ async def test_trades_sum_to_the_truth():
 
 
 async def test_candles_are_late_samples_at_ten_second_marks():
-    async with simulated(speed=150) as simulator, client(simulator) as one:
+    async with simulated(speed=300) as simulator, client(simulator) as one:
         await one.subscribe("candles", "BTC-USD")
-        await one.listen(2.6)
+        await one.listen(1.4)
         market = simulator.market
         whole = 0
         for frame in one.frames:

@@ -7,16 +7,29 @@ import json
 import httpx
 import pytest
 import trio
-from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError
+from trio_websocket import ConnectionClosed
 
 from livermore.errors import ConfigurationError
 from livermore.simulator.faults import KINDS, read_fault
 from livermore.simulator.scenario import read_scenario
 from livermore.simulator.slots import SLOT
 from livermore.simulator.trades import NS
-from tests.simulator.exchange_client import START, client, is_of, rest, rows, simulated
+from tests.simulator.exchange_client import (
+    START,
+    client,
+    is_of,
+    left_alone,
+    port_of,
+    rest,
+    rows,
+    simulated,
+)
 
 TIME = "/api/v3/brokerage/time"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 FIVE = "/api/v3/brokerage/market/products/{}/candles?granularity=FIVE_MINUTE"
 
 
@@ -24,11 +37,12 @@ def sequences(frames):
     return [frame["sequence_num"] for frame in frames if "sequence_num" in frame]
 
 
-async def closed(one) -> ConnectionClosed:
+async def closed(one) -> int:
     with pytest.raises(ConnectionClosed) as caught, trio.fail_after(3):
         while True:
             await one.socket.get_message()
-    return caught.value
+    assert caught.value.reason is not None
+    return int(caught.value.reason.code)
 
 
 async def test_drop_resets_every_socket_or_says_a_code():
@@ -37,15 +51,13 @@ async def test_drop_resets_every_socket_or_says_a_code():
             await one.subscribe("heartbeats")
             await one.of("subscriptions")
             simulator.inject(fault="drop")
-            assert (await closed(one)).reason.code == 1006
+            assert await closed(one) == 1006
         async with client(simulator) as one:
             await one.subscribe("heartbeats")
             await one.of("subscriptions")
             simulator.inject(fault="drop", code=1001)
-            assert (await closed(one)).reason.code == 1001
-        with trio.fail_after(2):
-            while simulator.stats.connections:
-                await trio.sleep(0.01)
+            assert await closed(one) == 1001
+        await left_alone(simulator)
 
 
 async def test_drop_can_choose_by_symbol():
@@ -58,22 +70,34 @@ async def test_drop_can_choose_by_symbol():
         assert await two.of("candles", "update")
 
 
-@pytest.mark.parametrize("status", [0, 503])
-async def test_refuse_turns_newcomers_away_until_it_is_over(status):
+async def knock(simulator) -> bytes:
+    """What a newcomer is answered."""
+    with trio.fail_after(3):
+        async with await trio.open_tcp_stream(
+            "127.0.0.1", port_of(simulator.websocket_url)
+        ) as stream:
+            try:
+                await stream.send_all(UPGRADE)
+                return bytes(await stream.receive_some())
+            except trio.BrokenResourceError:
+                return b""
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"), [(0, b""), (503, b"HTTP/1.1 503"), (429, b"HTTP/1.1 429")]
+)
+async def test_refuse_turns_newcomers_away_until_it_is_over(status, answer):
     async with simulated(speed=20) as simulator, client(simulator) as old:
         await old.subscribe("heartbeats")
-        simulator.inject(fault="refuse", status=status, **{"for": 10})
-        with pytest.RaisesGroup(
-            pytest.RaisesExc(ConnectionRejected if status else HandshakeError),
-            flatten_subgroups=True,
-        ):
-            async with client(simulator):
-                pass
+        simulator.inject(fault="refuse", status=status, **{"for": 8})
+        assert (await knock(simulator))[:12] == answer
         assert await old.of("heartbeats"), "who is in stays in"
-        await trio.sleep(0.6)
+        await trio.sleep(0.45)
+        assert await knock(simulator) != answer
         async with client(simulator) as one:
             await one.subscribe("heartbeats")
             assert await one.of("heartbeats")
+        assert simulator.stats.refused == 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +141,7 @@ async def test_lost_frames_leave_gaps_in_the_sequence():
         seen = sequences(one.frames)
         assert seen == sorted(set(seen))
         assert len(seen) < seen[-1] + 1
-        assert simulator.stats.dropped_frames == seen[-1] + 1 - len(seen)
+        assert simulator.stats.dropped_frames >= seen[-1] + 1 - len(seen)
 
 
 async def test_duplicates_repeat_a_number_and_reordering_swaps_two():
@@ -172,7 +196,7 @@ async def test_half_open_is_silent_and_deaf_and_then_reset():
         assert await one.listen(0.3) == []
         await one.subscribe("candles", "BTC-USD")
         assert await one.listen(0.2) == []
-        assert (await closed(one)).reason.code == 1006
+        assert await closed(one) == 1006
 
 
 async def test_what_the_stream_shows_differs_and_rest_does_not():
@@ -262,20 +286,23 @@ async def test_a_skewed_clock_is_wrong_in_every_stamp_and_then_right():
     async with simulated(speed=20) as simulator, client(simulator) as one, rest(simulator) as http:
         await one.subscribe("heartbeats")
         await one.of("heartbeats")
-        simulator.inject(fault="skew", seconds=3_600, **{"for": 20})
+        simulator.inject(fault="skew", seconds=3_600, **{"for": 12})
         told = int((await http.get(TIME)).json()["epochMillis"])
         assert told - simulator.clock.now() // NS == pytest.approx(3_600_000, abs=2_000)
-        hours = {(await one.of("heartbeats"))["timestamp"][11:13] for _ in range(6)}
+        hours = {(await one.of("heartbeats"))["timestamp"][11:13] for _ in range(4)}
         hours |= {one.frames[-1]["events"][0]["current_time"][11:13]}
-        assert len(hours) >= 1
         assert any(int(hour) != int(one.frames[0]["timestamp"][11:13]) for hour in hours)
-        await trio.sleep(1.1)
+        await trio.sleep(0.5)
         told = int((await http.get(TIME)).json()["epochMillis"])
         assert told - simulator.clock.now() // NS == pytest.approx(0, abs=2_000)
 
 
 async def test_a_halt_is_part_of_the_truth():
-    async with simulated(speed=600) as simulator, client(simulator) as one, rest(simulator) as http:
+    async with (
+        simulated(speed=1500) as simulator,
+        client(simulator) as one,
+        rest(simulator) as http,
+    ):
         await one.subscribe("market_trades", "BTC-USD", "ETH-USD")
         await one.listen(0.1)
         active = simulator.inject(fault="halt", symbols=["BTC-USD"], **{"for": 900})

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ import trio
 from livermore.errors import ConfigurationError
 from livermore.simulator import SimulatorSettings, serve
 from livermore.simulator.__main__ import settings_of
-from tests.simulator.exchange_client import client, simulated
+from tests.simulator.exchange_client import client, left_alone, simulated
 
 COMMAND = [sys.executable, "-m", "livermore.simulator", "coinbase", "--symbols", "5"]
 
@@ -25,10 +26,10 @@ async def test_one_line_when_ready_and_a_clean_end(last):
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             process = await nursery.start(
-                lambda task_status: trio.run_process(
+                partial(
+                    trio.run_process,
                     [*COMMAND, "--speed", "60"],
                     stdout=subprocess.PIPE,
-                    task_status=task_status,
                     env={**os.environ, "PYTHONWARNINGS": "error"},
                 )
             )
@@ -57,9 +58,8 @@ async def test_a_bad_setting_is_one_line_and_status_4(tmp_path):
 
 
 def test_flags_become_settings(tmp_path):
-    said = settings_of(
-        f"coinbase --port 9000 --symbols 3 --seed 5 --speed 2 --replay {tmp_path} --symbol A-B".split()
-    )
+    flags = "coinbase --port 9000 --symbols 3 --seed 5 --speed 2 --symbol A-B --replay"
+    said = settings_of([*flags.split(), str(tmp_path)])
     assert (said.port, said.symbols, said.seed, said.speed) == (9000, 3, 5, 2.0)
     assert said.replay == (("A-B", tmp_path),)
 
@@ -87,8 +87,6 @@ async def test_the_end_of_the_scope_is_the_end_of_every_socket():
             await one.subscribe("heartbeats")
             await one.of("subscriptions")
             assert simulator.stats.connections == 1
-        with trio.fail_after(2):
-            while simulator.stats.connections:
-                await trio.sleep(0.01)
+        await left_alone(simulator)
         assert not simulator.feed.sockets
         nursery.cancel_scope.cancel()

@@ -17,37 +17,45 @@ local label = {[0] = 'assumed', [1] = 'stream', [2] = 'rest'}
 local rank_of = {assumed = 0, stream = 1, rest = 2}
 
 local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected')
-local epoch = tonumber(known[1] or '0')
+local epoch = tonumber(known[1] or '') or 0
 if tonumber(ARGV[1]) < epoch then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is older than ' .. known[1])
 end
 local cursor = tonumber(known[2] or '')
-local version = tonumber(known[3] or '0')
+local version = tonumber(known[3] or '') or 0
 local edge_time = tonumber(known[4] or '')
-local corrected_version = tonumber(known[5] or '0')
+local corrected_version = tonumber(known[5] or '') or 0
 local fields = {}
 local function note(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
 end
 if tonumber(ARGV[1]) > epoch then note('epoch', ARGV[1]) end
-if ARGV[8] ~= '' and (not edge_time or tonumber(ARGV[8]) > edge_time) then
+-- The same edge may come again with another state: the candle at it was corrected.
+if ARGV[8] ~= '' and (not edge_time or tonumber(ARGV[8]) >= edge_time) then
   edge_time = tonumber(ARGV[8])
   note('edge_time', ARGV[8])
   note('edge', ARGV[9])
   note('base', ARGV[10])
 end
 
-local PATTERN = '^{"open_time":(%d+),(.-),"volume":([^,]+),"kind":"(%a+)","evidence":"(%a+)","as_of":(%d+),"revision":(%d+)}$'
-local function parse(member)
+local NUMBER = '[%d.e+-]+'
+local PATTERN = '^{"open_time":(%d+),("open":N,"high":N,"low":N,"close":N),"volume":(N),"kind":"(%a+)","evidence":"(%a+)","as_of":(%d+),"revision":(%d+)}$'
+PATTERN = string.gsub(PATTERN, 'N', (string.gsub(NUMBER, '%%', '%%%%')))
+-- A member that is no candle of ours at that time is as good as none.
+local function parse(member, time)
   if not member then return nil end
   local t, prices, volume, kind, evidence, as_of, revision = string.match(member, PATTERN)
-  if not t or not rank_of[evidence] then return nil end
-  return {time = tonumber(t), prices = prices, volume = volume, kind = kind, rank = rank_of[evidence],
+  if not t or tonumber(t) ~= time or not rank_of[evidence] or (kind ~= 'traded' and kind ~= 'empty') then return nil end
+  return {time = time, prices = prices, volume = volume, kind = kind, rank = rank_of[evidence],
           as_of = as_of, revision = tonumber(revision), member = member}
 end
 local function at(time)
-  return parse(redis.call('ZRANGEBYSCORE', key, time, time)[1])
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, time, time)) do
+    local found = parse(member, tonumber(time))
+    if found then return found end
+  end
+  return nil
 end
 local function flat(prices)
   local close = string.match(prices, '"close":([^,]+)$') or prices
@@ -60,9 +68,14 @@ end
 local function announce(channel, member)
   redis.call('PUBLISH', channel, '{' .. ARGV[6] .. string.sub(member, 2))
 end
+-- Adds first: a full server refuses that, and what was there stays. Returns how many members went.
 local function replace(time, member)
-  redis.call('ZREMRANGEBYSCORE', key, time, time)
   redis.call('ZADD', key, time, member)
+  local gone = 0
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', key, time, time)) do
+    if other ~= member then gone = gone + redis.call('ZREM', key, other) end
+  end
+  return gone
 end
 local function same_volume(a, b)
   if a == b then return true end
@@ -84,12 +97,9 @@ local function flatten_after(time, prices)
 end
 
 local card = redis.call('ZCARD', key)
-local newest = parse(redis.call('ZREVRANGE', key, 0, 0)[1])
-local newest_time = newest and newest.time or -1
-if card > 0 and not newest then
-  -- somebody else's member: judge by its score alone
-  newest_time = tonumber(redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2])
-end
+local newest_member = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+local newest_time = tonumber(newest_member[2] or '-1')
+local newest = parse(newest_member[1], newest_time)
 if not cursor and #ARGV > 10 then
   if ARGV[7] == '1' then
     cursor = tonumber(ARGV[#ARGV - 4])
@@ -99,7 +109,12 @@ if not cursor and #ARGV > 10 then
   note('cursor', string.format('%d', cursor))
 end
 
-local codes, changed, corrected = {}, false, false
+local codes, changed, corrected, hold = {}, false, false, false
+local function correct(time)
+  corrected = true
+  -- What the replay edge absorbed is no longer so: nothing may go before a new edge is known.
+  if edge_time and time <= edge_time then hold = true end
+end
 for i = 11, #ARGV, 5 do
   local stamp, prices, volume, rank, as_of = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4]
   local time = tonumber(stamp)
@@ -108,12 +123,13 @@ for i = 11, #ARGV, 5 do
   local appended = time > newest_time
   local existing = nil
   if not appended then existing = at(stamp) end
+  local stronger = not existing or rank > existing.rank or (rank == existing.rank and tonumber(as_of) >= tonumber(existing.as_of))
   if not traded then
     local before = nil
     if newest and newest.time == time - tf then before = newest else before = at(string.format('%d', time - tf)) end
     if before then
       prices = flat(before.prices)
-    elseif existing and existing.kind == 'empty' then
+    elseif existing and existing.kind == 'empty' and (prices == '' or not stronger) then
       prices = existing.prices
     elseif prices ~= '' then
       prices = flat(prices)
@@ -128,11 +144,11 @@ for i = 11, #ARGV, 5 do
       code = 't'
     else
       local member = text(stamp, prices, volume, kind, rank, as_of, 0)
-      if not appended then
-        -- a member that is no candle of ours must not stay beside the right one
-        card = card - redis.call('ZREMRANGEBYSCORE', key, time, time)
+      if appended then
+        redis.call('ZADD', key, stamp, member)
+      else
+        card = card - replace(stamp, member)
       end
-      redis.call('ZADD', key, stamp, member)
       card = card + 1
       if time > cursor then announce(ARGV[4], member) end
       changed = true
@@ -142,14 +158,13 @@ for i = 11, #ARGV, 5 do
         newest = {time = time, prices = prices, kind = kind}
       else
         code = 'i'
-        corrected = true
+        correct(time)
         flatten_after(time, prices)
       end
     end
   else
     local same = existing.kind == kind and existing.prices == prices
     local same_size = same_volume(existing.volume, volume)
-    local stronger = rank > existing.rank or (rank == existing.rank and tonumber(as_of) >= tonumber(existing.as_of))
     if not stronger then
       code = (same and same_size) and 's' or 'w'
     elseif same and same_size then
@@ -164,7 +179,7 @@ for i = 11, #ARGV, 5 do
       changed = true
       if newest and newest.time == time then newest = {time = time, prices = prices, kind = kind} end
       if not same then
-        corrected = true
+        correct(time)
         flatten_after(time, prices)
       end
     end
@@ -174,7 +189,7 @@ end
 
 local oldest = ''
 if card >= keep then
-  if card > keep and edge_time then
+  if card > keep and edge_time and not hold then
     -- only what the replay edge has absorbed may go
     local gone = redis.call('ZCOUNT', key, '-inf', string.format('%d', edge_time))
     if gone > card - keep then gone = card - keep end

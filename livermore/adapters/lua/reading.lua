@@ -2,6 +2,14 @@
 -- KEYS 1 indicator.  ARGV 1 reading as JSON text starting with open_time, revision, epoch  2 channel
 -- What follows "state" lets the daemon go on after a restart; it is stored, not announced.
 -- Returns 1 stored and announced, 0 the same was there, -1 something newer was there.
+-- The same is what differs in nothing that is announced but the epoch: a restart announces nothing again.
+local function announced(text)
+  local cut = string.find(text, ',"state":', 1, true)
+  return cut and string.sub(text, 1, cut - 1) .. '}' or text
+end
+local function without_epoch(text)
+  return (string.gsub(announced(text), '"epoch":%d+,', '', 1))
+end
 local stored = redis.call('GET', KEYS[1])
 if stored == ARGV[1] then return 0 end
 if stored then
@@ -16,6 +24,6 @@ if stored then
   end
 end
 redis.call('SET', KEYS[1], ARGV[1])
-local cut = string.find(ARGV[1], ',"state":', 1, true)
-redis.call('PUBLISH', ARGV[2], cut and string.sub(ARGV[1], 1, cut - 1) .. '}' or ARGV[1])
+if stored and without_epoch(stored) == without_epoch(ARGV[1]) then return 0 end
+redis.call('PUBLISH', ARGV[2], announced(ARGV[1]))
 return 1

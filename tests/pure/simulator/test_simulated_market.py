@@ -59,11 +59,9 @@ def test_long_stretches_agree_with_single_days():
     tape = market().tape("SOL-USD")
     long = tape.slots(SLOT_NOW - 30 * SLOTS_PER_DAY, 30 * SLOTS_PER_DAY)
     for slot in range(SLOT_NOW - 30 * SLOTS_PER_DAY, SLOT_NOW, 1_001):
-        at = slot - long.first
-        assert tape.row(slot) == Row(
-            *(int(getattr(long, c)[at]) for c in ("open", "high", "low", "close", "volume")),
-            int(long.count[at]),
-        )
+        row, at = tape.row(slot), slot - long.first
+        for column in ("open", "high", "low", "close", "volume", "count"):
+            assert getattr(row, column) == getattr(long, column)[at]
 
 
 @pytest.mark.parametrize("symbol", ["BTC-USD", "SHIB-USD", "NEAR-USD", "ZRX-USD"])

@@ -1,0 +1,266 @@
+"""Filling gaps because a person asked: by the daemon that holds the lease, or here and now.
+
+With a daemon running, the gaps go into its ledger and their progress is followed there. Otherwise
+the lease is taken, the same repairs run for these gaps alone, and the lease is given back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import trio
+
+from livermore.adapters import store
+from livermore.adapters.http import Http
+from livermore.adapters.redis import Redis
+from livermore.dialect import Dialect
+from livermore.errors import MalformedMessage, StoreError, UnknownSymbol, UsageError
+from livermore.market.candle import Series
+from livermore.market.clock import ExchangeClock
+from livermore.market.gap import Gap, Lane, Outcome, decode_gap, encode_gap, pages
+from livermore.market.history import DEEPEST, window
+from livermore.market.product import resolve, unknown_symbol
+from livermore.market.timeframe import Timeframe, iso
+from livermore.market.tracker import Pending
+from livermore.runtime.journal import Journal
+from livermore.runtime.lease import Lease
+from livermore.runtime.repairs import ALLOWANCE, Repairs
+from livermore.runtime.rest import SHARE, Budget, Rest
+from livermore.runtime.writer import Writer
+
+FOLLOW = 0.3
+"""Seconds between two looks at the ledger."""
+TRIES = 3
+"""Failed requests after which a range is left for later."""
+UNTOUCHED = 20.0
+"""Seconds after which a daemon that does not take the gaps up is said to be stuck."""
+
+Report = Callable[[int, int, str], None]
+"""Told how many of how many ranges are done, and what is being done."""
+
+
+@attrs.frozen
+class Wish:
+    """What a person asked for; ``since`` in ms, None for the depth the indicator wants."""
+
+    symbols: tuple[str, ...]
+    timeframes: tuple[Timeframe, ...]
+    since: int | None
+
+
+@attrs.frozen
+class Filled:
+    """What was planned and what is left. ``by`` says who did it: ``daemon``, ``this command``, ``nobody``."""
+
+    planned: tuple[Gap, ...]
+    requests: int
+    remaining: tuple[Gap, ...]
+    by: str
+    notices: tuple[str, ...] = ()
+
+
+async def fill(
+    redis: Redis,
+    dialect: Dialect,
+    rest_url: str,
+    wish: Wish,
+    report: Report,
+    *,
+    dry_run: bool,
+    holder: str,
+    description: dict[str, object],
+    chance: Callable[[], float],
+) -> Filled:
+    """Plan and, unless ``dry_run``, fill. Raises :class:`~livermore.errors.LivermoreError`."""
+    clock = ExchangeClock()
+
+    def now() -> int | None:
+        return clock.read(trio.current_time())
+
+    async with Http(rest_url) as http:
+        rest = Rest(
+            dialect, http, Budget(redis, dialect.name, SHARE * dialect.rest_per_second), now
+        )
+        status = await running(redis, dialect.name)
+        notices: tuple[str, ...] = ()
+        if status is not None:
+            natives = {symbol: symbol for symbol in status["symbols"]}
+            for symbol in wish.symbols:
+                if symbol not in natives:
+                    hint = unknown_symbol(symbol, natives).removeprefix("unknown symbol ")
+                    raise UnknownSymbol(f"the running daemon does not follow {hint}")
+            clock.hear(int(status["clock"] or 0), trio.current_time())
+            symbols = wish.symbols
+        else:
+            clock.hear(await rest.time(), trio.current_time())
+            resolution = resolve(await rest.products(), wish.symbols)
+            natives = {product.symbol: product.native for product in resolution.products}
+            symbols, notices = tuple(natives), resolution.notices
+        planned = await plan(redis, dialect, symbols, wish, now() or 0)
+        requests = sum(
+            sum(1 for _ in pages(gap.first, gap.last, gap.series.timeframe, dialect.rest_rows))
+            for gap in planned
+        )
+        if dry_run or not planned:
+            return Filled(planned, requests, planned if dry_run else (), "nobody", notices)
+        if status is not None:
+            remaining = await _by_daemon(redis, dialect.name, planned, report)
+            return Filled(planned, requests, remaining, "daemon", notices)
+        lease = Lease(redis, dialect.name, holder, description)
+        await lease.take()
+        try:
+            remaining = await _here(
+                redis, dialect, rest, lease, natives, planned, report, now, chance
+            )
+        finally:
+            with trio.CancelScope(shield=True):
+                await lease.release()
+        return Filled(planned, requests, remaining, "this command", notices)
+
+
+async def running(redis: Redis, exchange: str) -> Mapping[str, Any] | None:
+    """Status of the daemon that runs this exchange, None when none does."""
+    text = await redis.one("GET", store.status_key(exchange))
+    try:
+        status = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return (
+        status
+        if isinstance(status, dict) and status.get("clock") and status.get("symbols")
+        else None
+    )
+
+
+async def plan(
+    redis: Redis, dialect: Dialect, symbols: Sequence[str], wish: Wish, now: int
+) -> tuple[Gap, ...]:
+    """The ranges that are missing, newest and shortest timeframe first. Raises :class:`UsageError`."""
+    settled = now - ALLOWANCE
+    gaps: list[Gap] = []
+    for timeframe in wish.timeframes:
+        first, last = window(timeframe, settled)
+        if wish.since is not None:
+            first = timeframe.ceil(wish.since)
+            oldest = last - (DEEPEST - 1) * timeframe.ms
+            if first < oldest:
+                raise UsageError(
+                    f"--since reaches further back than the newest {DEEPEST} candles of {timeframe}: "
+                    f"use a longer timeframe, or --since {iso(oldest)}"
+                )
+            if first > last:
+                continue
+        series = [Series(dialect.name, symbol, timeframe) for symbol in symbols]
+        replies = await redis.run([store.survey(one, first, last) for one in series], "read")
+        for one, reply in zip(series, replies, strict=True):
+            found = store.surveyed(one, reply)
+            for start, end in sorted(found.missing, reverse=True):
+                finish = end
+                if (found.oldest is not None and found.asked_from is not None and end < found.oldest) or (found.oldest is None and found.asked_from is not None):
+                    finish = min(end, found.asked_from - timeframe.ms)
+                if start <= finish:
+                    gaps.append(
+                        Gap(
+                            one, start, finish, "asked for by hand", now, Lane.BY_HAND, next_try=now
+                        )
+                    )
+    return tuple(gaps)
+
+
+async def _by_daemon(
+    redis: Redis, exchange: str, planned: Sequence[Gap], report: Report
+) -> tuple[Gap, ...]:
+    """Hand the gaps to the daemon and follow them in its ledger."""
+    key = store.gaps_key(exchange)
+    for gap in planned:
+        known = await redis.one("HGET", key, gap.name)
+        if known is None or _ended(exchange, known):
+            await redis.run([("HSET", key, gap.name, encode_gap(gap))], "publish")
+    waiting = {gap.name: gap for gap in planned}
+    left: list[Gap] = []
+    idle_since = trio.current_time()
+    while waiting:
+        report(len(planned) - len(waiting), len(planned), "the daemon asks for them")
+        await trio.sleep(FOLLOW)
+        names = list(waiting)
+        entries = await redis.one("HMGET", key, *names)
+        for name, text in zip(names, entries, strict=True):
+            gap = waiting[name]
+            current = None
+            try:
+                current = decode_gap(exchange, text) if text is not None else None
+            except MalformedMessage:
+                current = None
+            if current is None or current.outcome is Outcome.FILLED:
+                del waiting[name]
+            elif current.outcome is Outcome.UNFILLABLE or current.attempts > gap.attempts:
+                left.append(current)
+                del waiting[name]
+            else:
+                continue
+            idle_since = trio.current_time()
+        if (
+            waiting
+            and trio.current_time() - idle_since > UNTOUCHED
+            and await running(redis, exchange) is None
+        ):
+            raise StoreError(
+                "the daemon ended meanwhile: the ranges stay in its ledger; start it again"
+            )
+    report(len(planned), len(planned), "done")
+    return tuple(left)
+
+
+def _ended(exchange: str, text: bytes) -> bool:
+    try:
+        return decode_gap(exchange, text).outcome is not Outcome.OPEN
+    except MalformedMessage:
+        return True
+
+
+async def _here(
+    redis: Redis,
+    dialect: Dialect,
+    rest: Rest,
+    lease: Lease,
+    natives: Mapping[str, str],
+    planned: Sequence[Gap],
+    report: Report,
+    now: Callable[[], int | None],
+    chance: Callable[[], float],
+) -> tuple[Gap, ...]:
+    """Repair these gaps alone, under our own lease."""
+    journal = Journal(dialect.name)
+    writer = Writer(
+        redis, lease, Pending(),
+        clock=now, stored=lambda _: None, edge=lambda _: None,
+        missing=lambda _: None, suspects=lambda _: None, back=lambda: None, chance=chance,
+    )  # fmt: skip
+    repairs = Repairs(
+        dialect, redis, lease, rest, writer, natives,
+        clock=now, say=lambda event, fields: journal.debug(event, **fields),
+        progressed=lambda: None, chance=chance,
+    )  # fmt: skip
+    for gap in planned:
+        repairs.add(gap.series, gap.first, gap.last, gap.cause, gap.lane)
+    left: list[Gap] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        nursery.start_soon(repairs.run)
+        nursery.start_soon(lease.hold, lambda: None)
+        while True:
+            still = [
+                gap for gap in repairs.open_gaps
+                if gap.attempts == 0 or (gap.attempts < TRIES and gap.omitted_at is None)
+            ]  # fmt: skip
+            report(len(planned) - len(still), len(planned), "asking the exchange")
+            if not still:
+                break
+            await trio.sleep(0.1)
+        left = list(repairs.open_gaps)
+        nursery.cancel_scope.cancel()
+    report(len(planned), len(planned), "done")
+    return tuple(left)
