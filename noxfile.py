@@ -74,8 +74,8 @@ def simulator(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """How fast: ``nox -s bench``. Not part of the checks."""
-    scripts = sorted(Path("tests/bench").glob("*.py"))
+    scripts = sorted(Path("scripts").glob("bench*.py"))
     if not scripts:
-        session.skip("no benchmarks yet")
+        session.error("no benchmarks found")
     for script in scripts:
         session.run(PYTHON, str(script), *session.posargs, external=True)

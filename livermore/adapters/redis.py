@@ -262,6 +262,11 @@ def is_unknown_script(reply: object) -> bool:
     return isinstance(reply, redis.exceptions.NoScriptError)
 
 
+def answered(error: StoreError) -> bool:
+    """Whether the server itself refused this one call: others may succeed."""
+    return isinstance(error.__cause__, redis.exceptions.ResponseError)
+
+
 def translate(error: Exception, shown: str) -> StoreError:
     """A library error as one of ours, in one line with the next step where there is one."""
     text = (" ".join(str(error).split()) or type(error).__name__)[:300]

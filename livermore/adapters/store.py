@@ -239,6 +239,13 @@ def read_companion(reply: Sequence[bytes | None]) -> Companion:
         raise MalformedMessage("a series hash holds what is no version", repr(reply)) from None
 
 
+def whole(series: Series) -> Call:
+    """Ask for the companion and every member of ``series`` at one moment: the fields of
+    :func:`companion`, then the members."""
+    named = keys(series)
+    return script("whole", (named.candles, named.companion))
+
+
 def reading(series: Series, text: bytes) -> Call:
     """Store and announce a reading."""
     named = keys(series)

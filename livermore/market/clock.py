@@ -19,17 +19,24 @@ class ExchangeClock:
 
     stamp: int | None = None
     heard_at: float = 0.0
-    _doubted: int | None = None
+    _doubted: tuple[int, float] | None = None
 
     def hear(self, stamp: int, now: float) -> None:
         """Take a stamp heard at ``now``."""
         if self.stamp is not None:
             expected = self.stamp + (now - self.heard_at) * 1000
-            if abs(stamp - expected) > JUMP and stamp > self.stamp or stamp < self.stamp - JUMP:
-                doubted, self._doubted = self._doubted, stamp
-                if doubted is None or abs(stamp - doubted) > JUMP:
+            ahead = stamp > self.stamp and abs(stamp - expected) > JUMP
+            if ahead or stamp < self.stamp - JUMP:
+                doubted, self._doubted = self._doubted, (stamp, now)
+                if doubted is None:
+                    return
+                # Frames come seconds apart, or, read late, all at once: both are agreement.
+                apart = stamp - doubted[0]
+                if not -JUMP <= apart <= (now - doubted[1]) * 1000 + JUMP:
                     return
             elif stamp <= self.stamp:
+                if abs(stamp - expected) <= JUMP:
+                    self._doubted = None
                 return
         self._doubted = None
         self.stamp = stamp

@@ -6,6 +6,7 @@ empty when all its children are. A parent with a missing child is not folded: it
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,7 +15,7 @@ import attrs
 from livermore.market.candle import Candle, Kind, Series
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
 
-PARENT = dict(zip(TIMEFRAMES, TIMEFRAMES[1:], strict=False))
+PARENT = dict(itertools.pairwise(TIMEFRAMES))
 CHILD = {parent: child for child, parent in PARENT.items()}
 
 
@@ -31,16 +32,19 @@ def child_series(series: Series) -> Series | None:
 
 
 def fold(parent: Series, open_time: int, children: Sequence[Candle]) -> Candle | None:
-    """The candle of ``parent`` at ``open_time`` from all its ``children`` (ascending); None if one is missing."""
+    """The candle of ``parent`` at ``open_time``; None unless ``children`` (ascending) are all of it."""
     child = CHILD[parent.timeframe]
-    if len(children) != parent.timeframe.ms // child.ms or children[0].open_time != open_time:
+    first, last = children_range(parent.timeframe, open_time)
+    if [c.open_time for c in children] != list(range(first, last + 1, child.ms)):
         return None
     evidence = min(c.evidence for c in children)
     as_of = max(c.as_of for c in children)
     traded = [c for c in children if c.kind is Kind.TRADED]
     if not traded:
         price = children[-1].close
-        return Candle(parent, open_time, price, price, price, price, 0.0, Kind.EMPTY, evidence, as_of)
+        return Candle(
+            parent, open_time, price, price, price, price, 0.0, Kind.EMPTY, evidence, as_of
+        )
     # Open and close are those of the first and last trade: an empty child has none of its own.
     return Candle(
         parent,
@@ -83,7 +87,7 @@ class Folder:
         self._windows: dict[Series, _Window] = {}
 
     def take(self, candle: Candle) -> list[Candle]:
-        """Parents that ``candle`` completes (or changes while their slot is the newest), lowest first.
+        """Parents that ``candle`` completes (or changes while they are the newest), lowest first.
 
         A candle older than the running parents returns nothing: its parents are folded again from
         what the store holds, see :meth:`is_old`.
@@ -97,6 +101,9 @@ class Folder:
                 window = self._windows[series] = _Window(open_time, {})
             elif window.open_time > open_time:
                 break
+            known = window.children.get(candle.open_time)
+            if known is not None and known.strength > candle.strength:
+                break  # the store keeps the stronger one as well
             window.children[candle.open_time] = candle
             if len(window.children) < series.timeframe.ms // candle.series.timeframe.ms:
                 break

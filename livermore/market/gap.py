@@ -15,7 +15,7 @@ from livermore.market.timeframe import Timeframe
 SECOND_LOOK = 60_000
 """Two REST replies at least this far apart (ms) that omit a slot prove it empty."""
 SETTLED = 120_000
-"""A REST reply asked for at least this long (ms) after a slot's end proves it empty by a newer row."""
+"""A REST reply asked for this long (ms) after a slot's end proves it empty by a newer row."""
 
 
 class Lane(enum.IntEnum):
@@ -90,8 +90,9 @@ def encode_gap(gap: Gap) -> bytes:
     """The gap as the ledger holds it."""
     return msgspec.json.encode(
         _Row(
-            gap.series.symbol, gap.series.timeframe.value, gap.first, gap.last, gap.cause, gap.found,
-            int(gap.lane), gap.attempts, gap.next_try, gap.omitted_at, gap.outcome.value, gap.ended, gap.note,
+            gap.series.symbol, gap.series.timeframe.value, gap.first, gap.last, gap.cause,
+            gap.found, int(gap.lane), gap.attempts, gap.next_try, gap.omitted_at,
+            gap.outcome.value, gap.ended, gap.note,
         )
     )  # fmt: skip
 
@@ -107,7 +108,11 @@ def decode_gap(exchange: str, text: bytes) -> Gap:
         )  # fmt: skip
     except (msgspec.MsgspecError, ValueError) as error:
         raise MalformedMessage(f"gaps:{exchange} holds what is no gap ({error})", text) from None
-    if gap.last < gap.first or gap.first % series.timeframe.ms or gap.last % series.timeframe.ms:
+    if (
+        not 0 <= gap.first <= gap.last
+        or gap.first % series.timeframe.ms
+        or gap.last % series.timeframe.ms
+    ):
         raise MalformedMessage(f"gaps:{exchange} holds an impossible range", text)
     return gap
 
@@ -117,6 +122,10 @@ def pages(first: int, last: int, timeframe: Timeframe, rows: int) -> Iterator[tu
 
     Neighbouring pages share the seam candle: a download that did not lost one candle in 301.
     """
+    if rows < 2:
+        raise ValueError("a page holds at least a candle and the seam")
+    if first > last:
+        return
     step = (rows - 1) * timeframe.ms
     while True:
         start = max(first, last - step)

@@ -53,54 +53,69 @@ def read_page(
     price_before: float | None = None,
     omits_empties: bool = True,
 ) -> Page:
-    """What ``rows`` (ascending), asked for at ``asked_at`` (exchange ms), prove about ``first..last``.
+    """What ``rows`` (in any order), asked for at ``asked_at`` (exchange ms), prove.
 
-    ``omitted_at``: when an earlier reply already omitted what is missing. ``price_before``: close of
-    the stored candle just before ``first``. A slot that has not ended is dropped. An omitted slot is
-    empty when it ended >= 2 min ago and the reply holds a newer row, or when two replies >= 60 s
-    apart omit it; and only where the price it rests at is known.
+    ``first..last`` is the range they were asked for.
+
+    ``omitted_at``: when an earlier reply was asked for that omitted what is missing; it says
+    nothing about a slot that ended later. ``price_before``: close of the stored candle just before
+    ``first``. A slot that has not ended is dropped. An omitted slot is empty when it ended >= 2 min
+    ago and the reply holds a newer row, or when two replies >= 60 s apart omit it; and only where
+    the price it rests at is known. A slot with an impossible row is neither known nor omitted.
     """
     ms = series.timeframe.ms
     known: dict[int, Candle] = {}
+    damaged: set[int] = set()
     impossible = 0
     newest = -1
     for row in rows:
-        newest = max(newest, row.open_time)
-        if row.open_time + ms > asked_at:
-            continue
+        end = row.open_time + ms
         try:
-            # A row without trades is an empty candle: flat at its close.
-            kind = Kind.TRADED if row.volume > 0 else Kind.EMPTY
-            known[row.open_time] = Candle(
-                series, row.open_time, row.open, row.high, row.low, row.close, row.volume,
-                kind, rest_evidence(row.open_time + ms, asked_at), asked_at,
-            )  # fmt: skip
+            candle = _candle(series, row, Evidence.STREAM, asked_at)
         except ImpossibleCandle:
             impossible += 1
+            damaged.add(series.timeframe.floor(row.open_time))
+            continue
+        if row.open_time > asked_at:
+            impossible += 1  # a slot that has not begun
+            continue
+        newest = max(newest, row.open_time)
+        there = known.get(row.open_time)
+        # Of two rows for a slot the one with more volume is the later state.
+        if end <= asked_at and (there is None or there.volume < candle.volume):
+            known[row.open_time] = attrs.evolve(candle, evidence=rest_evidence(end, asked_at))
     candles: list[Candle] = []
     unproved: list[int] = []
     # The seam candle before the range may be in the reply and gives the price to start from.
     price = known[first - ms].close if first - ms in known else price_before
-    second = omitted_at is not None and asked_at - omitted_at >= SECOND_LOOK
     for open_time in range(first, last + 1, ms):
         end = open_time + ms
         if end > asked_at:
             break
-        candle = known.get(open_time)
-        if candle is not None:
-            candles.append(candle)
-            price = candle.close
-        elif (
-            omits_empties
-            and price is not None
-            and ((newest > open_time and asked_at - end >= SETTLED) or (second and asked_at - end >= SECOND_LOOK))
-        ):
+        there = known.get(open_time)
+        omitted = open_time not in damaged and (
+            (newest > open_time and asked_at - end >= SETTLED)
+            or (omitted_at is not None and end <= omitted_at <= asked_at - SECOND_LOOK)
+        )
+        if there is not None:
+            candles.append(there)
+            price = there.close
+        elif omits_empties and omitted and price is not None:
             candles.append(empty(series, open_time, price, Evidence.REST, asked_at))
         else:
             unproved.append(open_time)
-            if asked_at - end < SETTLED:
-                price = None  # perhaps it traded: what comes after it has no known price
+            price = None  # perhaps it traded: what comes after it has no known price
     return Page(tuple(candles), tuple(unproved), impossible)
+
+
+def _candle(series: Series, row: Row, evidence: Evidence, as_of: int) -> Candle:
+    candle = Candle(
+        series, row.open_time, row.open, row.high, row.low, row.close, row.volume,
+        Kind.TRADED, evidence, as_of,
+    )  # fmt: skip
+    if row.volume == 0 and row.high == row.low:
+        return attrs.evolve(candle, kind=Kind.EMPTY)  # flat and without volume: nothing was traded
+    return candle
 
 
 def window(timeframe: Timeframe, now: int) -> tuple[int, int]:
@@ -141,7 +156,7 @@ def deeper(
     oldest_traded: int | None,
     asked_from: int | None,
 ) -> tuple[int, int] | None:
-    """The next range to ask for while fewer than :data:`OBSERVED` traded candles are stored, or None.
+    """The next range to ask for while fewer than :data:`OBSERVED` are traded, or None.
 
     It ends where ``oldest_traded`` proves that what the reply omits was empty, and fits one page
     with it.

@@ -4,10 +4,15 @@ One tracker per shard. It outlives its connections: trade ids belong to the exch
 ids that goes on after a reconnect proves that nothing was missed. What a connection numbers itself
 (``sequence``) is never compared with another connection's.
 
-A slot closes *by trades*: we hold every trade since before its start (``complete_from``), and either
-a later trade of the same unbroken chain is there, or the connection was whole and the exchange's
-clock passed the end by ``settle``. What cannot be proved waits for the candle channel's final sample;
-what that does not show either is missing, and REST is asked. Nothing is invented.
+A slot closes *by trades*: we hold every trade since before its start (``complete_from``), and
+either a later trade of the same unbroken chain is there, or the connection was whole and the
+exchange's clock passed the end by ``settle``. What cannot be proved waits for the candle channel's final
+sample; what that does not show either is missing, and REST is asked. Nothing is invented.
+
+Two things can be wrong with a chain, and are kept apart. Ids may be missing *before* trades we hold
+(``ahead``): they may still come. Or trades may be missing *behind* the newest (``unsure``): after a
+break, until the next id tells. A slot that neither heals is given up, and the next one starts clean
+where the delivery has been whole since before it.
 
 Everything here is synchronous and called from the receive loop.
 """
@@ -15,13 +20,13 @@ Everything here is synchronous and called from the receive loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 import attrs
 
 from livermore.errors import ImpossibleCandle
-from livermore.market.candle import Candle, Evidence, Series, empty, same_volume
+from livermore.market.candle import Candle, Evidence, Kind, Series, empty, same_volume
 from livermore.market.clock import ExchangeClock
 from livermore.market.events import (
     Acknowledged,
@@ -41,12 +46,21 @@ HEARD = 500
 clock: frames come in order, so all trades of the slot were read before it."""
 AHEAD = 20_000
 """Trades kept per symbol while an id before them is missing."""
+BELIEVED = 30_000
+"""A trade whose time is further (ms) ahead of the exchange's clock is damaged: it would end slots
+that still run. Stamps of a skewed exchange are a few seconds beside the times of its trades."""
+TICKED = 1_000
+"""A ticker stamped this long (ms) after the newest trade arrived speaks of a trade we lack."""
+LONGEST = 1_000
+"""Slots that are given up one by one; what the clock jumps over beyond that is not kept anyway."""
 PROVABLE_PAST = 288
 """Slots before the connection that a snapshot of trades may prove."""
 GRACE = 3.0
-"""Seconds after connecting in which nothing is given up: the snapshots that may prove it are on their way."""
+"""Seconds after connecting in which nothing is given up: snapshots that may prove it will come."""
 KEPT = 3
 """Slots per symbol kept after their end, for late trades and the candle channel's final sample."""
+LIVED = 8
+"""Slots remembered in which the exchange's clock was heard."""
 
 
 @attrs.define
@@ -125,23 +139,41 @@ class _Tape:
 
     series: Series
     native: str
+    first_own: int | None = None
+    """Open time of the first slot that is ours to close."""
     closed_to: int | None = None
     """Open time of the newest slot that is settled: closed or given up as missing."""
     complete_from: int | None = None
-    """Exchange time since which we hold every trade."""
-    unsure_from: int | None = None
-    """Exchange time since which trades may have been missed; None while the delivery is whole."""
-    last_id: int | None = None
+    """Exchange time since which we hold every trade, up to the end of the chain."""
+    whole_since: int | None = None
+    """Exchange time since which this connection delivers everything; None before it said so."""
+    unsure: bool = False
+    """Whether trades behind the newest one we know may have been lost."""
+    open: bool = True
+    """Whether the chain has yet to begin: the next id is the first since ``complete_from``."""
+    first_id: int = 0
+    last_id: int = -1
+    """Ends of the unbroken chain of ids."""
+    top: int = -1
+    """Highest id known; above ``last_id`` while ids between them are missing."""
+    excused: bool = False
+    """Whether the newest missing ids are explained by a break before ``whole_since``."""
     last_time: int = -1
-    last_price: float | None = None
+    """Time of the newest trade in the chain."""
+    newest_time: int = -1
+    """Time of the newest trade there ever was, in the chain or not."""
+    arrived: int = -1
+    """Exchange time at which the newest trade arrived."""
     slots: dict[int, _Slot] = attrs.Factory(dict)
     ahead: dict[int, Trade] = attrs.Factory(dict)
     samples: dict[int, tuple[int, Sample]] = attrs.Factory(dict)
     closed: dict[int, Candle] = attrs.Factory(dict)
+    missed: dict[int, None] = attrs.Factory(dict)
+    """Slots given up: REST is asked for them, so nothing about them needs another look."""
     before: tuple[int, float] | None = None
     """Open time and close of the newest candle known before the running slot."""
-    touched: int = -1
-    """Exchange time of the newest ticker: where one fell, somebody traded."""
+    ticked: dict[int, int] = attrs.Factory(dict)
+    """Time of the newest ticker of a slot: where one fell, somebody traded."""
 
 
 @attrs.define
@@ -179,10 +211,13 @@ class Tracker:
         self._tapes = {native: _Tape(one, native) for native, one in series}
         self._by_series = {tape.series: tape for tape in self._tapes.values()}
         self._sequence: int | None = None
+        self._telling = True
         self._connected = False
         self._patient_until = 0.0
         self._now = 0.0
+        self._settled_at = 0
         self._next_due = 0
+        self._lived: dict[int, None] = {}
         first = next(iter(self._tapes.values()), None)
         self._timeframe = first.series.timeframe if first else Timeframe.M5
 
@@ -197,16 +232,21 @@ class Tracker:
     def lost(self) -> None:
         """The connection is gone: from the last frame on, trades may be missed."""
         self._connected = False
-        self._doubt_all()
+        for tape in self._tapes.values():
+            tape.unsure = True
+            tape.whole_since = None
 
     def acknowledged(self, natives: Iterable[str], now: float) -> None:
-        """The exchange confirmed every channel of these products: from now on they are delivered."""
+        """The exchange confirmed every channel of these products: they are delivered now."""
         time = self.clock.read(now)
         for native in natives:
             tape = self._tapes.get(native)
-            if tape is not None and tape.last_id is None and time is not None:
+            if tape is None or time is None:
+                continue
+            tape.whole_since = time
+            if tape.open:
                 tape.complete_from = time
-                tape.unsure_from = None
+                tape.unsure = False
 
     def learn(self, candle: Candle) -> None:
         """A candle the store holds: its close is where the next slot starts from."""
@@ -221,26 +261,30 @@ class Tracker:
         self._now = now
         self.counts.frames += 1
         self.counts.malformed += frame.malformed
-        if frame.sequence is not None:
-            if self._sequence is not None and frame.sequence > self._sequence + 1:
-                self.counts.breaks += 1
-                self._doubt_all()
-            if self._sequence is None or frame.sequence > self._sequence:
-                self._sequence = frame.sequence
         if frame.stamp is not None:
             self.clock.hear(frame.stamp, now)
+            self._live_through(self.clock.stamp)
+        time = self.clock.read(now)
+        # A frame from before others, or one with damaged rows, says nothing about what is the newest.
+        self._telling = not frame.malformed
+        if frame.sequence is not None:
+            if self._sequence is not None and frame.sequence <= self._sequence:
+                self._telling = False
+            else:
+                if self._sequence is not None and frame.sequence > self._sequence + 1:
+                    self.counts.breaks += 1
+                    self._doubt_all(frame.stamp, time)
+                self._sequence = frame.sequence
         for event in frame.events:
             self._take_event(event, frame.stamp, now)
-        time = self.clock.read(now)
-        if time is not None and time >= self._next_due:
-            self._settle_all(time)
+        if frame.malformed:
+            self._doubt_all(frame.stamp, time)
+        self._settle_due(time)
 
     def tick(self, now: float) -> None:
         """Close what is due although no frame came."""
         self._now = now
-        time = self.clock.read(now)
-        if time is not None and time >= self._next_due:
-            self._settle_all(time)
+        self._settle_due(self.clock.read(now))
 
     def due_in(self, now: float) -> float:
         """Seconds until :meth:`tick` may have something to do."""
@@ -249,20 +293,43 @@ class Tracker:
             return math.inf
         return max(0.0, (self._next_due - time) / 1000)
 
+    def _live_through(self, stamp: int | None) -> None:
+        if stamp is None:
+            return
+        open_time = stamp - stamp % self._timeframe.ms
+        if open_time not in self._lived:
+            self._lived[open_time] = None
+            if len(self._lived) > LIVED:
+                del self._lived[next(iter(self._lived))]
+
+    def _doubt_all(self, stamp: int | None, time: int | None) -> None:
+        """Frames or rows were lost before this moment; what comes after it is delivered."""
+        since = time
+        if stamp is not None and time is not None and time < stamp < time + self._timeframe.ms:
+            since = stamp  # not believed by the clock yet, but the later moment is the careful one
+        for tape in self._tapes.values():
+            tape.unsure = True
+            if tape.whole_since is not None:
+                tape.whole_since = since
+
     def _take_event(self, event: Event, stamp: int | None, now: float) -> None:
         if isinstance(event, Trades):
             tape = self._tapes.get(event.native)
             if tape is None:
                 self.counts.foreign += 1
             elif event.trades:
-                self._take_trades(tape, event, now)
+                self._take_trades(tape, event, stamp, now)
         elif isinstance(event, Ticker):
             tape = self._tapes.get(event.native)
             if tape is None:
                 self.counts.foreign += 1
                 return
             if not event.snapshot:
-                tape.touched = max(tape.touched, event.time)
+                slot = event.time - event.time % self._timeframe.ms
+                if event.time > tape.ticked.get(slot, -1):
+                    tape.ticked[slot] = event.time
+                    while len(tape.ticked) > KEPT:
+                        del tape.ticked[min(tape.ticked)]
             self.pending.tickers[tape.series.symbol] = event
         elif isinstance(event, Sample):
             tape = self._tapes.get(event.native)
@@ -277,61 +344,132 @@ class Tracker:
 
     # -- trades ---------------------------------------------------------------------------
 
-    def _take_trades(self, tape: _Tape, event: Trades, now: float) -> None:
+    def _take_trades(self, tape: _Tape, event: Trades, stamp: int | None, now: float) -> None:
         trades = event.trades
         time = self.clock.read(now)
-        if tape.last_id is None:
-            self._start_chain(tape, trades, time)
-        elif event.snapshot and (trades[-1].trade_id < tape.last_id or trades[0].trade_id > tape.last_id + 1):
-            # The exchange started counting anew, or more was traded meanwhile than a snapshot shows.
-            self._start_chain(tape, trades, time)
-        else:
-            self._extend_chain(tape, trades)
-        if event.snapshot and tape.last_id == trades[-1].trade_id:
-            tape.unsure_from = None
+        if time is not None:
+            self._own(tape, time)
+            trades = [trade for trade in trades if trade.time <= time + BELIEVED]
+            tape.arrived = max(tape.arrived, time if stamp is None else min(stamp, time))
+        if trades:
+            self._take_believed(tape, trades, event.snapshot)
+        if len(trades) < len(event.trades):
+            self.counts.malformed += len(event.trades) - len(trades)
+            tape.unsure = True
         if time is not None and event.snapshot:
             self._prove_past(tape, time)
         self._settle(tape, time)
         self._show_forming(tape, time)
 
-    def _start_chain(self, tape: _Tape, trades: list[Trade], time: int | None) -> None:
-        """Begin at the newest unbroken run of ``trades``; what was summed before stays unprovable."""
-        start = len(trades) - 1
-        while start > 0 and trades[start - 1].trade_id == trades[start].trade_id - 1:
-            start -= 1
-        run = trades[start:]
-        fresh = tape.last_id is None and tape.complete_from is not None
-        if not fresh or (tape.complete_from is not None and run[0].time < tape.complete_from):
-            tape.complete_from = run[0].time + 1
+    def _take_believed(self, tape: _Tape, trades: list[Trade], snapshot: bool) -> None:
+        first, last = trades[0].trade_id, trades[-1].trade_id
+        if first <= tape.last_id and any(
+            trade.trade_id <= tape.last_id and trade.time > tape.newest_time for trade in trades
+        ):
+            self._count_anew(tape, trades)
+        elif tape.open:
+            self._begin(tape, [trade for trade in trades if trade.trade_id > tape.last_id])
+        elif snapshot and first > tape.last_id + 1 and last > tape.top:
+            # More was traded meanwhile than a snapshot shows: what is missing will not come.
+            for trade in trades:
+                self._know(tape, trade)
+                tape.ahead[trade.trade_id] = trade
+            self._skip_to_ahead(tape)
+        else:
+            self._extend(tape, trades)
+        if snapshot and last == tape.top and self._telling:
+            tape.unsure = False
+
+    def _count_anew(self, tape: _Tape, trades: list[Trade]) -> None:
+        """The exchange started its ids anew: what happened in between is unknown."""
+        tape.ahead.clear()
+        tape.top = tape.last_id = -1
+        tape.complete_from = None
+        self._begin(tape, [trade for trade in trades if trade.time > tape.newest_time])
+
+    def _begin(self, tape: _Tape, trades: Sequence[Trade]) -> None:
+        """Begin the chain at the newest unbroken run of ``trades`` (ascending)."""
+        if not trades:
+            return
+        start = _newest_run(trades)
+        # Trades of one moment need not be in the order of their ids.
+        held = trades[start].time + 1 + self._settle_after
+        if tape.complete_from is None or tape.unsure:
+            tape.complete_from = held
+        elif start == 0 or trades[start].time < tape.complete_from:
+            tape.complete_from = min(tape.complete_from, held)
+        else:
+            tape.complete_from = held
+        self._start_chain(tape, trades[start:])
+
+    def _start_chain(self, tape: _Tape, run: Sequence[Trade]) -> None:
+        """The chain is this run; what was summed before stays unprovable."""
+        tape.open = False
         tape.slots.clear()
         tape.ahead.clear()
-        tape.unsure_from = None if self._connected else time
+        tape.first_id = run[0].trade_id
         tape.last_id = run[0].trade_id - 1
         tape.last_time = -1
-        self._extend_chain(tape, run)
+        for trade in run:
+            self._know(tape, trade)
+            self._add(tape, trade)
 
-    def _extend_chain(self, tape: _Tape, trades: Iterable[Trade]) -> None:
+    def _know(self, tape: _Tape, trade: Trade) -> None:
+        if trade.trade_id > tape.top:
+            if trade.trade_id > tape.top + 1:
+                tape.excused = tape.unsure and self._telling
+            tape.top = trade.trade_id
+            if self._telling:
+                tape.unsure = False  # ids tell what is missing before this one
+        tape.newest_time = max(tape.newest_time, trade.time)
+
+    def _extend(self, tape: _Tape, trades: Iterable[Trade]) -> None:
         for trade in trades:
-            assert tape.last_id is not None  # noqa: S101 - callers start the chain first
             if trade.trade_id <= tape.last_id:
                 self.counts.duplicates += 1
+                if trade.trade_id < tape.first_id:
+                    self._admit(tape, trade)
             elif trade.trade_id == tape.last_id + 1:
+                self._know(tape, trade)
                 self._add(tape, trade)
                 while tape.ahead and (following := tape.ahead.pop(tape.last_id + 1, None)):
                     self._add(tape, following)
-                if not tape.ahead and self._connected:
-                    tape.unsure_from = None  # the chain went on: nothing was missed
             else:
+                self._know(tape, trade)
                 tape.ahead[trade.trade_id] = trade
-                if tape.unsure_from is None:
-                    tape.unsure_from = max(tape.last_time, tape.complete_from or 0)
                 if len(tape.ahead) > AHEAD:
                     self._skip_to_ahead(tape)
+
+    def _admit(self, tape: _Tape, trade: Trade) -> None:
+        """A trade from before the chain: we do not hold everything since ``complete_from``."""
+        if tape.complete_from is None or trade.time < tape.complete_from:
+            return
+        tape.complete_from = trade.time + 1 + self._settle_after
+        open_time = trade.time - trade.time % self._timeframe.ms
+        for closed in tape.closed:
+            if closed >= open_time:
+                self._suspect(tape.series, closed, "a trade came late")
 
     def _skip_to_ahead(self, tape: _Tape) -> None:
         """Give up waiting for the missing ids: the chain goes on behind them."""
         waiting = sorted(tape.ahead.values(), key=lambda trade: trade.trade_id)
-        self._start_chain(tape, waiting, None)
+        run = waiting[_newest_run(waiting) :]
+        tape.complete_from = run[0].time + 1 + self._settle_after
+        if tape.excused and tape.whole_since is not None:
+            # What is missing was lost in a break: from its end on we hold everything.
+            tape.complete_from = min(tape.complete_from, tape.whole_since)
+        self._start_chain(tape, run)
+
+    def _go_on(self, tape: _Tape, end: int) -> None:
+        """After a slot that was not proved: what is missing of it must not spoil the next."""
+        if tape.ahead:
+            self._skip_to_ahead(tape)
+        elif tape.unsure and tape.whole_since is not None and tape.whole_since <= end:
+            tape.open = True
+            tape.slots.clear()
+            tape.last_time = -1
+            tape.complete_from = tape.whole_since
+            tape.unsure = False
 
     def _add(self, tape: _Tape, trade: Trade) -> None:
         self.counts.trades += 1
@@ -339,12 +477,12 @@ class Tracker:
         open_time = trade.time - trade.time % self._timeframe.ms
         slot = tape.slots.get(open_time)
         if slot is None:
-            tape.slots[open_time] = _Slot(trade.price, trade.price, trade.price, trade.price, trade.size)
+            tape.slots[open_time] = _Slot(
+                trade.price, trade.price, trade.price, trade.price, trade.size
+            )
         else:
             slot.add(trade.price, trade.size)
-        if trade.time >= tape.last_time:
-            tape.last_time = trade.time
-            tape.last_price = trade.price
+        tape.last_time = max(tape.last_time, trade.time)
         if tape.closed_to is not None and open_time <= tape.closed_to:
             self._correct_late(tape, open_time)
 
@@ -352,21 +490,44 @@ class Tracker:
         """A trade of a slot that is closed already belongs to that slot, not to the next."""
         closed = tape.closed.get(open_time)
         if closed is None:
-            return  # older than what we closed: history's business
+            own = tape.first_own is not None and open_time >= tape.first_own
+            if own and open_time not in tape.missed:  # closed too long ago to sum it
+                self._suspect(tape.series, open_time, "a trade came late")
+            return  # older than what we close: history's business
         self.counts.late_trades += 1
         if tape.complete_from is not None and tape.complete_from <= open_time:
             self._close(tape, open_time, self.clock.stamp or closed.close_time)
+            self._flatten_after(tape, open_time)
         else:
             self._suspect(tape.series, open_time, "a trade came late")
+
+    def _flatten_after(self, tape: _Tape, open_time: int) -> None:
+        """The empties behind a changed close are flat at it."""
+        price = tape.closed[open_time].close
+        ms = self._timeframe.ms
+        while (
+            behind := tape.closed.get(open_time := open_time + ms)
+        ) and behind.kind is Kind.EMPTY:
+            candle = empty(
+                tape.series, open_time, price, behind.evidence, self.clock.stamp or behind.as_of
+            )
+            tape.closed[open_time] = candle
+            self.pending.closes.setdefault(tape.series, {})[open_time] = candle
+            if tape.before is not None and tape.before[0] == open_time:
+                tape.before = (open_time, price)
 
     # -- samples of the candle channel ----------------------------------------------------
 
     def _take_sample(self, tape: _Tape, sample: Sample, stamp: int | None, now: float) -> None:
         time = self.clock.read(now)
-        heard = stamp if stamp is not None else time
-        if heard is None:
+        if time is None:
             return
+        # A stamp ahead of the clock is not believed yet; one behind it was read late.
+        heard = time if stamp is None else min(stamp, time)
         open_time = sample.open_time
+        if open_time > time + BELIEVED:
+            self.counts.malformed += 1
+            return
         if sample.snapshot and open_time != heard - heard % self._timeframe.ms:
             return  # snapshots are lossy and late: only the running slot counts
         known = tape.samples.get(open_time)
@@ -376,34 +537,61 @@ class Tracker:
         while len(tape.samples) > KEPT:
             del tape.samples[min(tape.samples)]
         closed = tape.closed.get(open_time)
-        if closed is not None and heard > closed.close_time and not _agrees(closed, sample):
+        if closed is not None and _contradicts(heard, sample, closed):
             self._suspect(tape.series, open_time, "the candles channel differs")
         self._settle(tape, time)
         self._show_forming(tape, time)
 
     # -- settling -------------------------------------------------------------------------
 
+    def _settle_due(self, time: int | None) -> None:
+        # Earlier than the last time: the exchange's clock was set back, and so are we.
+        if time is not None and not self._settled_at <= time < self._next_due:
+            self._settle_all(time)
+
     def _settle_all(self, time: int) -> None:
         for tape in self._tapes.values():
             self._settle(tape, time)
+        self._settled_at = time
         ms = self._timeframe.ms
         floor = time - time % ms
         candidates = [floor + after for after in (self._settle_after, self._give_up_after)]
         candidates.append(floor + ms + self._settle_after)
         # Late for a slot that still waits for a frame stamped after its end: look again soon.
-        waiting = any(t.closed_to is not None and t.closed_to < floor - ms for t in self._tapes.values())
+        waiting = any(
+            t.closed_to is not None and t.closed_to < floor - ms for t in self._tapes.values()
+        )
         upcoming = [at for at in candidates if at > time]
         self._next_due = min([*upcoming, *([time + 100] if waiting else [])])
+
+    def _own(self, tape: _Tape, time: int) -> int:
+        """Open time of the newest settled slot; the first that is ours is the next one."""
+        ms = self._timeframe.ms
+        if tape.closed_to is None:
+            # The running one is the first that is ours, or the one whose last trades are on their way.
+            settled = time - self._settle_after
+            tape.closed_to = settled - settled % ms - ms
+            tape.first_own = tape.closed_to + ms
+        elif tape.closed_to + ms > time + BELIEVED:
+            # The clock was ahead: what was settled has not ended, and much of it has not begun.
+            tape.closed_to = time - time % ms - ms
+            tape.first_own = min(tape.first_own or 0, tape.closed_to + ms)
+            kept: dict[int, Candle] | dict[int, None]
+            for kept in (tape.closed, tape.missed):
+                for open_time in [t for t in kept if t > tape.closed_to]:
+                    del kept[open_time]
+            if tape.before is not None and tape.before[0] > tape.closed_to:
+                tape.before = None
+        elif tape.closed_to < time - LONGEST * ms:
+            tape.closed_to = time - time % ms - LONGEST * ms
+        return tape.closed_to
 
     def _settle(self, tape: _Tape, time: int | None) -> None:
         """Close, or give up, every slot of one symbol that can be decided at ``time``."""
         if time is None:
             return
         ms = self._timeframe.ms
-        if tape.closed_to is None:
-            # The first slot that is ours is the running one, or the one whose last trades are on their way.
-            settled = time - self._settle_after
-            tape.closed_to = settled - settled % ms - ms
+        tape.closed_to = self._own(tape, time)
         while True:
             open_time = tape.closed_to + ms
             end = open_time + ms
@@ -415,9 +603,11 @@ class Tracker:
                 self._close(tape, open_time, self.clock.stamp or end)
             elif (
                 complete
-                and tape.unsure_from is None
+                and not tape.unsure
+                and not tape.ahead
                 and heard
                 and self._connected
+                and open_time in self._lived
                 and time >= end + self._settle_after
                 and self._close_by_clock(tape, open_time)
             ):
@@ -426,19 +616,24 @@ class Tracker:
                 return
             elif self._connected and (not heard or self._now < self._patient_until):
                 return  # the socket is behind: nothing may be concluded from silence
-            elif not self._close_from_sample(tape, open_time):
-                self._miss(tape, open_time)
+            else:
+                if not self._close_from_sample(tape, open_time):
+                    self._miss(tape, open_time)
+                self._go_on(tape, end)
             tape.closed_to = open_time
             self._forget(tape)
 
     def _close_by_clock(self, tape: _Tape, open_time: int) -> bool:
         """Close a slot no later trade proves; whether it could be closed."""
+        ticked = tape.ticked.get(open_time, -1)
+        if ticked >= open_time + TICKED and ticked > tape.arrived + TICKED:
+            return False  # somebody traded and we did not see it
         if open_time not in tape.slots:
-            end = open_time + self._timeframe.ms
             sample = tape.samples.get(open_time)
-            ticked = open_time + 1000 <= tape.touched < end
-            if ticked or (sample is not None and sample[1].volume > 0) or self._price_before(tape, open_time) is None:
-                return False  # somebody traded and we did not see it, or we do not know at what price it rests
+            if sample is not None and sample[1].volume > 0:
+                return False
+            if self._price_before(tape, open_time) is None:
+                return False  # nothing says at what price it rests
         self._close(tape, open_time, self.clock.stamp or 0)
         return True
 
@@ -454,7 +649,7 @@ class Tracker:
         if tape.before is None or tape.before[0] <= open_time:
             tape.before = (open_time, candle.close)
         sampled = tape.samples.get(open_time)
-        if sampled is not None and sampled[0] > candle.close_time and not _agrees(candle, sampled[1]):
+        if sampled is not None and _contradicts(*sampled, candle):
             self._suspect(tape.series, open_time, "the candles channel differs")
 
     def _candle(self, tape: _Tape, open_time: int, as_of: int) -> Candle | None:
@@ -471,9 +666,11 @@ class Tracker:
         price = self._price_before(tape, open_time)
         if price is None:
             return None
-        # A later trade of the unbroken chain proves that nothing traded; the clock alone only suggests it.
+        # A later trade of the chain proves that nothing traded; the clock alone only suggests it.
         proved = tape.last_time >= open_time + self._timeframe.ms
-        return empty(tape.series, open_time, price, Evidence.STREAM if proved else Evidence.ASSUMED, as_of)
+        return empty(
+            tape.series, open_time, price, Evidence.STREAM if proved else Evidence.ASSUMED, as_of
+        )
 
     def _price_before(self, tape: _Tape, open_time: int) -> float | None:
         """Close of the newest slot before ``open_time`` that leads up to it without a break."""
@@ -489,10 +686,13 @@ class Tracker:
             return False
         heard, sample = known
         try:
-            candle = Candle(
-                tape.series, open_time, sample.open, sample.high, sample.low, sample.close,
-                sample.volume, evidence=Evidence.STREAM, as_of=heard,
-            )  # fmt: skip
+            if sample.volume > 0:
+                candle = Candle(
+                    tape.series, open_time, sample.open, sample.high, sample.low, sample.close,
+                    sample.volume, evidence=Evidence.STREAM, as_of=heard,
+                )  # fmt: skip
+            else:
+                candle = empty(tape.series, open_time, sample.close, Evidence.STREAM, heard)
         except ImpossibleCandle:
             return False
         tape.closed[open_time] = candle
@@ -504,22 +704,20 @@ class Tracker:
 
     def _prove_past(self, tape: _Tape, time: int) -> None:
         """Slots that ended before we connected, as far as a snapshot of trades proves them."""
-        if tape.complete_from is None or tape.unsure_from is not None:
+        if tape.complete_from is None or tape.unsure or tape.ahead:
             return
         ms = self._timeframe.ms
-        running = time - time % ms
-        if tape.closed_to is not None and tape.closed_to + ms < running:
-            return  # not our first connection: settling does it
-        first = max(-(-tape.complete_from // ms) * ms, running - PROVABLE_PAST * ms)
+        own = tape.first_own
+        if own is None or tape.closed_to is None or tape.closed_to + ms != own:
+            return  # what is ours is settled when it is due, and older sums are forgotten
+        first = max(-(-tape.complete_from // ms) * ms, own - PROVABLE_PAST * ms)
         past = self.pending.past.setdefault(tape.series, {})
-        for open_time in range(first, running, ms):
-            # The snapshot was taken a moment ago: trades of a slot that ended just now may still come.
-            if open_time + ms + self._settle_after > time:
-                continue
+        for open_time in range(first, own, ms):
             candle = self._candle(tape, open_time, time)
             if candle is not None:
                 past[open_time] = attrs.evolve(candle, evidence=Evidence.STREAM)
-                tape.before = (open_time, candle.close)
+                if tape.before is None or tape.before[0] <= open_time:
+                    tape.before = (open_time, candle.close)
         if not past:
             del self.pending.past[tape.series]
 
@@ -528,25 +726,20 @@ class Tracker:
             cause = "no connection"
         elif tape.complete_from is None or tape.complete_from > open_time:
             cause = "connected in the middle"
-        elif tape.unsure_from is not None:
+        elif tape.unsure or tape.ahead:
             cause = "frames were lost"
         else:
             cause = "trades seen elsewhere did not arrive"
-        if tape.ahead:
-            self._skip_to_ahead(tape)
+        tape.missed[open_time] = None
+        if len(tape.missed) > PROVABLE_PAST:
+            del tape.missed[next(iter(tape.missed))]
         self.pending.missing[tape.series, open_time] = Missing(tape.series, open_time, cause)
 
     def _suspect(self, series: Series, open_time: int, cause: str) -> None:
         self.pending.suspects[series, open_time] = Suspect(series, open_time, cause)
 
-    def _doubt_all(self) -> None:
-        stamp = self.clock.stamp or 0
-        for tape in self._tapes.values():
-            if tape.unsure_from is None:
-                tape.unsure_from = stamp
-
     def _forget(self, tape: _Tape) -> None:
-        assert tape.closed_to is not None  # noqa: S101 - set by the caller
+        assert tape.closed_to is not None  # set by the caller
         oldest = tape.closed_to - (KEPT - 1) * self._timeframe.ms
         for kept in (tape.slots, tape.closed):
             # The newest summed slot before stays: its close is the price of the empties after it.
@@ -563,13 +756,42 @@ class Tracker:
         slot = tape.slots.get(open_time)
         if slot is not None and tape.complete_from is not None and tape.complete_from <= open_time:
             self.pending.forming[tape.series] = Forming(
-                tape.series, open_time, slot.open, slot.high, slot.low, slot.close, float(slot.volume), time
+                tape.series,
+                open_time,
+                slot.open,
+                slot.high,
+                slot.low,
+                slot.close,
+                float(slot.volume),
+                time,
             )
         elif open_time in tape.samples:
             heard, sample = tape.samples[open_time]
             self.pending.forming[tape.series] = Forming(
-                tape.series, open_time, sample.open, sample.high, sample.low, sample.close, sample.volume, heard
+                tape.series,
+                open_time,
+                sample.open,
+                sample.high,
+                sample.low,
+                sample.close,
+                sample.volume,
+                heard,
             )
+
+
+def _newest_run(trades: Sequence[Trade]) -> int:
+    """Where the newest unbroken run of ids begins."""
+    start = len(trades) - 1
+    while start > 0 and trades[start - 1].trade_id == trades[start].trade_id - 1:
+        start -= 1
+    return start
+
+
+def _contradicts(heard: int, sample: Sample, closed: Candle) -> bool:
+    """Whether the candle channel doubts what was closed: volume only grows within a slot."""
+    if heard > closed.close_time:
+        return not _agrees(closed, sample)
+    return sample.volume > closed.volume and not same_volume(sample.volume, closed.volume)
 
 
 def _agrees(candle: Candle, sample: Sample) -> bool:

@@ -51,15 +51,19 @@ class Lease:
 
     async def hold(self, retaken: Callable[[], object]) -> None:
         """Renew until cancelled; calls ``retaken`` after taking the lease anew under a higher epoch."""
+        wait = RENEW
         while True:
-            await trio.sleep(RENEW if self.valid() else 1.0)
+            await trio.sleep(wait)
+            wait = 1.0
             asked = trio.current_time()
             try:
                 reply = await self._call("renew")
                 if int(reply[0]) == 1:
                     self.valid_until = asked + LASTS
-                elif not reply[2]:
-                    await self.take()  # it lapsed while Redis was away, and nobody else took it
+                elif not reply[2] or reply[2] == self.holder.encode():
+                    # It lapsed while Redis was away and nobody else took it, or we took it and
+                    # the answer was lost.
+                    await self.take()
                     retaken()
                 else:
                     raise LeaseLost(taken(self.exchange, reply))
@@ -67,6 +71,7 @@ class Lease:
                 raise LeaseLost(str(error)) from error
             except StoreError:
                 continue  # the writer tells; until valid_until we may still write
+            wait = RENEW
 
     async def release(self) -> None:
         """Give it back; a Redis that is away keeps it until it lapses."""
@@ -91,6 +96,8 @@ def taken(exchange: str, reply: Any) -> str:
     try:
         who = json.loads(reply[3] or b"{}")
     except ValueError:
+        who = {}
+    if not isinstance(who, dict):
         who = {}
     since = f", since {who['since']}" if "since" in who else ""
     name = f"process {who.get('pid', '?')} on {who.get('host', '?')}"

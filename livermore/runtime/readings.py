@@ -15,14 +15,14 @@ import numpy as np
 import trio
 
 from livermore.adapters import store
-from livermore.adapters.redis import Redis
+from livermore.adapters.redis import Redis, answered
 from livermore.errors import Fenced, MalformedMessage, StoreError
 from livermore.market.candle import Candle, Kind, Series
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.lease import Lease
 from livermore.signals.macdv import advance, replay
 from livermore.signals.reading import build_readings, decode_reading
-from livermore.signals.state import States, decode_state
+from livermore.signals.state import State, States, decode_state
 
 MOST_STEPS = 20
 """Candles appended to one series at once that are stepped; more are replayed together with other series."""
@@ -52,6 +52,9 @@ class _Head:
 
     row: int
     version: int = -1
+    """Of the store's series, as far as the state has followed it."""
+    told: int = -1
+    """The newest version the writer told of."""
     edge_time: int = 0
 
 
@@ -67,6 +70,7 @@ class Readings:
         self._before = States.fresh(0)
         self._after = States.fresh(0)
         self._edges: dict[Series, store.Edge] = {}
+        self._sent: dict[Series, store.Edge] = {}
         self._queue: list[store.Written] = []
         self._stale: set[Series] = set()
         self._unpublished: dict[Series, list[bytes]] = {}
@@ -77,13 +81,26 @@ class Readings:
 
     def submit(self, written: store.Written) -> None:
         """The writer stored something."""
-        if written.codes.strip("stwo"):
+        series, news = written.series, bool(written.codes.strip("stwo"))
+        sent = self._sent.pop(series, None)
+        if sent is not None and self._edges.get(series) is sent:
+            del self._edges[series]
+        head = self._heads.get(series)
+        if head is not None:
+            if written.version < head.told or (news and written.version == head.told):
+                self._stale.add(series)  # not the store it was: somebody emptied it
+            head.told = written.version
+        # A version we did not follow: the reply that told of it was lost.
+        if news or head is None or written.version != head.version or self._stale:
             self._queue.append(written)
             self._wake.set()
 
     def edge(self, series: Series) -> store.Edge | None:
-        """What the next write of ``series`` should save as its replay edge."""
-        return self._edges.pop(series, None)
+        """What the next write of ``series`` should save as its replay edge, until a write has."""
+        edge = self._edges.get(series)
+        if edge is not None:
+            self._sent[series] = edge
+        return edge
 
     def distrust(self, series: Iterable[Series]) -> None:
         """Compute these anew from the store."""
@@ -140,16 +157,16 @@ class Readings:
         if head is None:
             self._place([written.series])
             return None
-        if not written.appended_only or written.version > head.version + 1:
-            return None
         appended = written.having("a")
         newest = int(self._states.column("open_time")[head.row])
         fresh = [c for c in appended if c.open_time > newest]
-        if len(fresh) > MOST_STEPS or (written.version > head.version and not appended):
-            # A changed volume moves the version alone.
-            if appended:
-                return None
-        head.version = max(head.version, written.version)
+        if written.version <= head.version:
+            return None if fresh else []  # a replay has seen it already
+        if not written.appended_only or written.version > head.version + 1 or len(fresh) > MOST_STEPS:
+            return None
+        if len(fresh) < len(appended) or not (appended or "v" in written.codes):
+            return None  # what made this version was not told, or not stored where we look
+        head.version = written.version  # a changed volume moves the version alone
         return fresh
 
     def _place(self, series: Sequence[Series]) -> None:
@@ -163,6 +180,7 @@ class Readings:
     def _step(self, work: list[tuple[_Head, store.Written, list[Candle]]]) -> None:
         depth = 0
         while True:
+            lists = [fresh for _, _, fresh in work if len(fresh) > depth]
             layer = [(head, written, fresh[depth]) for head, written, fresh in work if len(fresh) > depth]
             if not layer:
                 break
@@ -174,8 +192,8 @@ class Readings:
             self._advance(self._states, rows, [candle for _, _, candle in layer])
             last = [
                 (written.series, candle)
-                for _, written, candle in layer
-                if not written.history or candle is written.candles[-1]
+                for (_, written, candle), fresh in zip(layer, lists, strict=True)
+                if not written.history or candle is fresh[-1]
             ]
             self._build(last)
             depth += 1
@@ -192,16 +210,19 @@ class Readings:
 
     @staticmethod
     def _advance(states: States, rows: Sequence[int], candles: Sequence[Candle]) -> None:
-        advance(
-            states,
-            np.array(rows),
-            np.array([c.open_time for c in candles]),
-            np.array([c.high for c in candles]),
-            np.array([c.low for c in candles]),
-            np.array([c.close for c in candles]),
-            np.array([c.kind is Kind.EMPTY for c in candles]),
-            np.array([c.series.timeframe.ms for c in candles]),
-        )
+        at = np.array(rows)
+        times = np.array([c.open_time for c in candles])
+        lengths = np.array([c.series.timeframe.ms for c in candles])
+        high = np.array([c.high for c in candles])
+        low = np.array([c.low for c in candles])
+        close = np.array([c.close for c in candles])
+        empty = np.array([c.kind is Kind.EMPTY for c in candles])
+        if empty.any():
+            # Stored flat at the close stored before it, which need not be the one its sender knew.
+            resting = empty & (states.column("open_time")[at] + lengths == times)
+            price = states.column("close")[at]
+            high, low, close = (np.where(resting, price, x) for x in (high, low, close))
+        advance(states, at, times, high, low, close, empty, lengths)
 
     def _build(self, newest: Sequence[tuple[Series, Candle]]) -> None:
         """Encode the readings of series that stand at the given candles, for publishing."""
@@ -260,24 +281,38 @@ class Readings:
         calls: list[tuple[object, ...]] = []
         for one in series:
             named = store.keys(one)
-            calls += [store.companion(one), ("GET", named.indicator), store.newest_call(one, 1)]
-        replies = await self._redis.run(calls, "read")
+            calls += [
+                store.companion(one),
+                ("GET", named.indicator),
+                store.newest_call(one, 1),
+                ("ZRANGE", named.candles, 0, 0),
+                ("ZCARD", named.candles),
+            ]
+        replies = await self._redis.run_each(calls, "read")
+        for reply in replies:
+            if isinstance(reply, StoreError) and (type(reply) is not StoreError or not answered(reply)):
+                raise reply
         behind: list[Series] = []
+        full: list[tuple[_Head, store.Written]] = []
         for i, one in enumerate(series):
             head = self._heads[one]
-            members = replies[3 * i + 2]
+            answers = replies[5 * i : 5 * i + 5]
+            if any(isinstance(answer, StoreError) for answer in answers):
+                behind.append(one)
+                continue
+            fields, text, members, first, card = answers
             if not members:
                 head.version = 0
                 continue
             try:
-                known = store.read_companion(replies[3 * i])
+                known = store.read_companion(fields)
                 newest = store.decode_candle(one, members[0])
-                if replies[3 * i + 1] is None:
+                if text is None:
                     raise MalformedMessage("no reading")
-                _, state = decode_reading(replies[3 * i + 1])
-                version = _version.decode(replies[3 * i + 1]).version
+                _, state = decode_reading(text)
+                version = _version.decode(text).version
                 if known.edge_time is not None:
-                    edges = (known.edge_time, decode_state(known.edge), decode_state(known.base))
+                    edges = (known.edge_time, *edge_states(known))
             except (MalformedMessage, msgspec.MsgspecError):
                 behind.append(one)
                 continue
@@ -286,31 +321,37 @@ class Readings:
                 continue
             row = np.array([head.row])
             self._states.put(row, States.of([state]))
-            head.version = known.version
+            head.version = head.told = known.version
             if known.edge_time is not None:
                 head.edge_time = edges[0]
                 self._after.put(row, States.of([edges[1]]))
                 self._before.put(row, States.of([edges[2]]))
+            if card >= store.KEEP:
+                full.append((head, store.Written(one, (), card, known.version, "", first[0], known.corrected)))
+        self._move_edges(full)
         self._stale.update(behind)
 
     async def _replay(self, series: Sequence[Series]) -> None:
         """Compute ``series`` from the oldest state the store keeps, all at once."""
-        calls: list[tuple[object, ...]] = []
-        for one in series:
-            calls += [store.companion(one), store.range_call(one, "-inf", "+inf")]
-        replies = await self._redis.run(calls, "read")
+        replies = await self._redis.run_each([store.whole(one) for one in series], "read")
         found: list[tuple[Series, list[Candle], States]] = []
-        for one, companion, members in zip(series, replies[::2], replies[1::2], strict=True):
+        for one, reply in zip(series, replies, strict=True):
+            if isinstance(reply, StoreError):
+                if type(reply) is not StoreError or not answered(reply):
+                    raise reply
+                continue  # somebody else's key: the writer tells, and its next success leads here again
+            *fields, members = reply
             candles, _ = store.decode_candles(one, members)
             start, head = States.fresh(1), self._heads[one]
             try:
-                known = store.read_companion(companion)
+                known = store.read_companion(fields)
                 head.version = known.version
                 if known.edge_time is not None and candles:
+                    after, before = edge_states(known)
                     if candles[0].open_time == known.edge_time:
-                        start = States.of([decode_state(known.base)])
+                        start = States.of([before])
                     elif candles[0].open_time > known.edge_time:
-                        start = States.of([decode_state(known.edge)])
+                        start = States.of([after])
             except MalformedMessage:
                 start = States.fresh(1)  # a damaged state: the oldest stored candle becomes the anchor
             if candles:
@@ -371,16 +412,30 @@ class Readings:
         listed = [(series, text) for series, texts in self._unpublished.items() for text in texts]
         if not self._lease.valid():
             raise StoreError("the lease lapsed: readings wait")
-        try:
-            replies = await self._redis.run([store.reading(series, text) for series, text in listed], "readings")
-        except StoreError:
-            # What waits is bounded: the newest reading of each series.
-            self._unpublished = {series: texts[-1:] for series, texts in self._unpublished.items()}
-            raise
-        for series, text in listed:
+        replies = await self._redis.run_each(
+            [store.reading(series, text) for series, text in listed], "readings"
+        )
+        failed: list[StoreError] = []
+        for (series, text), reply in zip(listed, replies, strict=True):
+            if isinstance(reply, StoreError):
+                failed.append(reply)
+                continue
             texts = self._unpublished.get(series, [])
             if text in texts:
                 texts.remove(text)
             if not texts:
                 self._unpublished.pop(series, None)
+        if failed:
+            # What waits is bounded: the newest reading of each series.
+            self._unpublished = {series: texts[-1:] for series, texts in self._unpublished.items()}
         self.work.published += sum(1 for reply in replies if reply == 1)
+        if failed:
+            raise next((error for error in failed if type(error) is not StoreError), failed[0])
+
+
+def edge_states(known: store.Companion) -> tuple[State, State]:
+    """State after and before the candle at the replay edge; raises :class:`MalformedMessage`."""
+    after, before = decode_state(known.edge), decode_state(known.base)
+    if after.open_time != known.edge_time or before.count != after.count - 1:
+        raise MalformedMessage("the replay edge of a series does not fit its states")
+    return after, before

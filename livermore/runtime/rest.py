@@ -48,7 +48,8 @@ class Budget:
             granted, wait = (await self.redis.run([call], "publish"))[0]
             # A moment more than asked: two requests a hair closer than allowed are what 429 is for.
             await trio.sleep(wait / 1_000_000 + (0.0 if int(granted) else 0.001))
-            if int(granted):
+            # Refused while this one waited: it would be one request into the ban.
+            if int(granted) and self._stop_until <= trio.current_time():
                 self._granted.append(trio.current_time())
                 return
 

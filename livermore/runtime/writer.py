@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from livermore.adapters import store
-from livermore.adapters.redis import Call, Redis, script
+from livermore.adapters.redis import Call, Redis, answered, script
 from livermore.errors import LeaseLost, StoreError
 from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.events import Ticker
@@ -103,6 +103,14 @@ class Writer:
         self._batch: Batch = {}
         self._past: Batch = {}
         self._pages: deque[_Page] = deque()
+        self._touched: dict[Series, set[int]] = {}
+        """Parents whose children changed: folded again from the store before the turn ends."""
+        self._contradicted: set[Series] = set()
+        """Series of which the folder was given a candle that is not the stored one."""
+        self._unsure: set[Series] = set()
+        """A write of these failed or its reply was lost: what it changed comes back as "same"."""
+        self._refused: list[StoreError] = []
+        """What the server refused in this turn, series by series."""
         self._wake = trio.Event()
         self.turns = Turns()
         self.cursor_known: set[Series] = set()
@@ -133,7 +141,11 @@ class Writer:
             for child in CHILD.values()
         ]
         wanted.sort(key=lambda s: _RANK[s.timeframe])
-        calls = [store.range_call(s, *self._folder.seed_range(s, now)) for s in wanted]
+        calls: list[Call] = []
+        for one in wanted:
+            first, last = self._folder.seed_range(one, now)
+            # And those of the parent before it, which a crash may have left unwritten.
+            calls.append(store.range_call(one, 2 * first - last - one.timeframe.ms, last))
         replies = await self._redis.run(calls)
         for series, members in zip(wanted, replies, strict=True):
             candles, _ = store.decode_candles(series, members)
@@ -165,8 +177,14 @@ class Writer:
             except (StoreError, LeaseLost) as error:
                 if type(error) is not StoreError and isinstance(error, StoreError):
                     raise  # fenced, or no store at all: waiting does not help
-                self._away(str(error))
-                await trio.sleep(backoff.next(self._chance()))
+                self._away(error)
+                delay = backoff.next(self._chance())
+                if isinstance(error, StoreError) and answered(error):
+                    # One series is refused: the others go on meanwhile.
+                    with trio.move_on_after(delay):
+                        await self._wake.wait()
+                else:
+                    await trio.sleep(delay)
                 self._wake.set()
                 continue
             backoff.reset()
@@ -180,33 +198,35 @@ class Writer:
         try:
             await self._turn()
         except (StoreError, LeaseLost) as error:
-            self._away(str(error))
+            self._away(error)
 
-    def _away(self, why: str) -> None:
+    def _away(self, error: StoreError | LeaseLost) -> None:
         if self.turns.away_since is None:
             self.turns.away_since = trio.current_time()
-        self.turns.away_why = why
+        self.turns.away_why = str(error)
+        if isinstance(error, StoreError) and answered(error):
+            return  # the pages of other series go on
         for page in self._pages:
-            page.error = StoreError(why)
+            page.error = StoreError(str(error))
             page.done.set()
         self._pages.clear()
 
     async def _turn(self) -> None:
         started = trio.current_time()
         self._collect()
-        if (self._batch or self._past or self._pages) and not self._lease.valid():
-            raise LeaseLost("the lease lapsed: nothing is written until it is ours again")
-        if self._batch:
-            await self._write(self._batch, history=False)
-        if self._past:
-            await self._write(self._past, history=True)
+        self._refused.clear()
+        await self._write(self._batch, history=False)
+        await self._write(self._past, history=True)
         if self._pages:
             await self._write_page(self._pages[0])
             if self._pages:
                 self._wake.set()
+        await self._refold()
         self.turns.turns += 1
         self.turns.last_turn = trio.current_time()
         self.turns.slowest = max(self.turns.slowest, self.turns.last_turn - started)
+        if self._refused:
+            raise self._refused[0]
 
     def _collect(self) -> None:
         """Take what the trackers left, fold it upwards, and pass gaps and doubts on."""
@@ -249,40 +269,57 @@ class Writer:
         self._missing(dropped)
 
     async def _write(self, batch: Batch, *, history: bool) -> None:
-        """Store a batch, shortest timeframe first; it is emptied once Redis took it."""
+        """Store a batch, shortest timeframe first; what Redis took leaves it."""
+        if not batch:
+            return
         ordered = sorted(batch, key=lambda series: _RANK[series.timeframe])
         listed = [[batch[series][t] for t in sorted(batch[series])] for series in ordered]
+        replies = await self._store(ordered, listed, history=history)
+        now = None if history else self._clock()
+        for series, candles, reply in zip(ordered, listed, replies, strict=True):
+            if not isinstance(reply, StoreError):
+                del batch[series]
+                self._account(store.written(series, candles, reply, history=history), now)
+        self._raise_unless_refused(replies)
+
+    async def _write_page(self, page: _Page) -> None:
+        [reply] = await self._store([page.series], [page.candles], history=True)
+        if isinstance(reply, StoreError):
+            self._raise_unless_refused([reply])
+            page.error = reply
+        else:
+            page.result = store.written(page.series, page.candles, reply, history=True)
+            for candle in page.candles:
+                for parent in self._folder.take(candle):
+                    self._put(self._past, parent)
+            self._account(page.result, None)
+        self._pages.popleft()
+        page.done.set()
+        await self._write(self._past, history=True)
+
+    async def _store(
+        self, ordered: Sequence[Series], listed: Sequence[Sequence[Candle]], *, history: bool
+    ) -> list[object]:
+        """The replies, in order. Raises :class:`LeaseLost` when we may not write."""
+        if not self._lease.valid():
+            raise LeaseLost("the lease lapsed: nothing is written until it is ours again")
         calls = [
             store.write(series, self._lease.epoch, candles, history=history, edge=self._edge(series))
             for series, candles in zip(ordered, listed, strict=True)
         ]
-        replies = await self._redis.run(calls)
-        batch.clear()
-        now = self._clock()
-        results = [
-            store.written(series, candles, reply, history=history)
-            for series, candles, reply in zip(ordered, listed, replies, strict=True)
-        ]
-        for result in results:
-            self._account(result, None if history else now)
-        await self._refold(results)
-
-    async def _write_page(self, page: _Page) -> None:
-        call = store.write(
-            page.series, self._lease.epoch, page.candles, history=True, edge=self._edge(page.series)
+        replies = await self._redis.run_each(calls)
+        self._unsure.update(
+            series for series, reply in zip(ordered, replies, strict=True) if isinstance(reply, StoreError)
         )
-        reply = (await self._redis.run([call]))[0]
-        self._pages.popleft()
-        page.result = store.written(page.series, page.candles, reply, history=True)
-        self._account(page.result, None)
-        page.done.set()
-        completed: Batch = {}
-        for candle in page.candles:
-            for parent in self._folder.take(candle):
-                self._put(completed, parent)
-        await self._refold([page.result])
-        if completed:
-            await self._write(completed, history=True)
+        return replies
+
+    def _raise_unless_refused(self, replies: Iterable[object]) -> None:
+        """Raise what stops everything; what the server said of one series is kept for the end of the turn."""
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                if type(reply) is not StoreError or not answered(reply):
+                    raise reply
+                self._refused.append(reply)
 
     def _account(self, result: store.Written, now: int | None) -> None:
         """Count, tell the readings, and queue a look for what contradicts the store."""
@@ -295,6 +332,7 @@ class Writer:
             self.turns.newest_close = max(self.turns.newest_close, newest.close_time)
             if now is not None and newest.volume > 0:
                 self.turns.lags.append(now - newest.close_time)
+        self._touch(result)
         if "w" in result.codes or "o" in result.codes:
             self.turns.refused += 1
             self._suspects(
@@ -307,44 +345,68 @@ class Writer:
                 for candle in result.having("o")
             )
 
-    async def _refold(self, results: Iterable[store.Written]) -> None:
-        """Parents of changed children, folded again from what the store holds, level by level."""
-        touched: dict[Series, set[int]] = {}
-        for result in results:
-            parent = parent_series(result.series)
-            changed = result.having("icv") + [c for c in result.having("a") if self._folder.is_old(c)]
-            if parent is not None and changed:
-                slots = touched.setdefault(parent, set())
-                slots.update(parent.timeframe.floor(candle.open_time) for candle in changed)
-        if not touched:
+    def _touch(self, result: store.Written) -> None:
+        """Remember the parents of what changed; those of running slots are in the folder already."""
+        series = result.series
+        parent = parent_series(series)
+        if parent is None:
             return
-        calls: list[Call] = []
-        for parent, slots in touched.items():
-            first, last = min(slots), children_range(parent.timeframe, max(slots))[1]
-            child = child_series(parent)
-            assert child is not None  # noqa: S101 - parents have children
-            calls += [store.range_call(child, first, last), store.range_call(parent, first, max(slots))]
-        replies = await self._redis.run(calls)
-        batch: Batch = {}
-        for (parent, slots), children, parents in zip(
-            touched.items(), replies[::2], replies[1::2], strict=True
-        ):
-            child = child_series(parent)
-            assert child is not None  # noqa: S101 - parents have children
-            known = {c.open_time: c for c in store.decode_candles(parent, parents)[0]}
-            for folded in fold_all(parent, store.decode_candles(child, children)[0]):
-                if folded.open_time not in slots:
-                    continue
-                there = known.get(folded.open_time)
-                if there is not None and there.same_values(folded):
-                    continue
-                if there is not None and there.evidence is Evidence.REST:
-                    cause = "its children say otherwise"
-                    self._suspects([Suspect(parent, folded.open_time, cause)])
-                    continue
-                self._put(batch, folded)
-        if batch:
-            await self._write(batch, history=True)
+        changed = result.having("icvws" if series in self._unsure else "icvw")
+        changed += [c for c in result.having("a") if self._folder.is_old(c)]
+        self._unsure.discard(series)
+        if "w" in result.codes:
+            self._contradicted.add(series)
+        if changed:
+            slots = self._touched.setdefault(parent, set())
+            slots.update(parent.timeframe.floor(candle.open_time) for candle in changed)
+
+    async def _refold(self) -> None:
+        """Parents of changed children, folded again from what the store holds, level by level."""
+        while self._touched:
+            touched = dict(self._touched)
+            calls: list[Call] = []
+            for parent, slots in touched.items():
+                first, last = min(slots), children_range(parent.timeframe, max(slots))[1]
+                child = child_series(parent)
+                assert child is not None  # noqa: S101 - parents have children
+                calls += [store.range_call(child, first, last), store.range_call(parent, first, max(slots))]
+            replies = await self._redis.run_each(calls)
+            self._raise_unless_refused(replies)
+            self._touched.clear()
+            for (parent, slots), children, parents in zip(
+                touched.items(), replies[::2], replies[1::2], strict=True
+            ):
+                if not isinstance(children, StoreError) and not isinstance(parents, StoreError):
+                    self._fold_again(parent, slots, children, parents)
+            await self._write(self._past, history=True)
+
+    def _fold_again(
+        self, parent: Series, slots: set[int], children: Sequence[bytes], parents: Sequence[bytes]
+    ) -> None:
+        """Put what ``children`` make of ``parent`` into the batch where ``parents`` differ from it."""
+        child = child_series(parent)
+        assert child is not None  # noqa: S101 - parents have children
+        stored = store.decode_candles(child, children)[0]
+        if child in self._contradicted:
+            self._contradicted.discard(child)
+            for candle in stored:
+                self._folder.take(candle)
+        known = {c.open_time: c for c in store.decode_candles(parent, parents)[0]}
+        for folded in fold_all(parent, stored):
+            if folded.open_time not in slots:
+                continue
+            there = known.get(folded.open_time)
+            if there is not None and there.same_values(folded):
+                continue
+            if there is not None and there.evidence is Evidence.REST:
+                self._suspects([Suspect(parent, folded.open_time, "its children say otherwise")])
+                continue
+            if there is not None:
+                # Its children are newer than what was made of them before, whatever frame they are from.
+                folded = attrs.evolve(folded, as_of=max(folded.as_of, there.as_of))
+            self._put(self._past, folded)
+            for higher in self._folder.take(folded):
+                self._put(self._past, higher)
 
     async def _show(self) -> None:
         """Publish the newest forming candles and tickers; they are never kept for later."""

@@ -194,6 +194,18 @@ def test_a_closed_pipe_ends_quietly(livermore: Livermore, client: Client):
         assert process.stderr.read() == ""
 
 
+def test_a_pipe_that_was_closed_before_the_first_line_ends_quietly(
+    livermore: Livermore, client: Client
+):
+    say_status(client)
+    with livermore.start("status", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
 # -- gaps -------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 -- Remembers from where on history was asked for, so that nobody asks again for what does not exist.
 -- KEYS 1 companion. ARGV 1 epoch, 2 first open time asked for
 local known = redis.call('HMGET', KEYS[1], 'epoch', 'asked_from')
-if tonumber(ARGV[1]) < tonumber(known[1] or '0') then
+if tonumber(ARGV[1]) < (tonumber(known[1] or '') or 0) then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is older than ' .. known[1])
 end
 if not known[2] or tonumber(ARGV[2]) < tonumber(known[2]) then

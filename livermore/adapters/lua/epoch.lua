@@ -1,5 +1,5 @@
 -- Raises the epoch of a series, so that an older holder is refused. KEYS 1 companion. ARGV 1 epoch
-local known = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+local known = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '') or 0
 if tonumber(ARGV[1]) < known then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is older than ' .. string.format('%d', known))
 end
