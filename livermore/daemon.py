@@ -16,12 +16,13 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import attrs
 import trio
 
 from livermore.adapters.redis import Redis
-from livermore.adapters.valkey import open_private_valkey
+from livermore.adapters.valkey import open_private_valkey, revive_private_valkey
 from livermore.config import Settings
 from livermore.errors import (
     ConfigurationError,
@@ -40,8 +41,8 @@ from livermore.runtime.feed import Feed, Plan
 from livermore.runtime.journal import Journal
 from livermore.runtime.supervise import first_of, supervise
 
-GRACE = 10.0
-"""Seconds the whole shutdown may take."""
+REVIVE = 3.0
+"""Seconds between two looks at whether the private Valkey answers."""
 
 
 @attrs.frozen
@@ -62,9 +63,25 @@ async def serve(
     async with open_store(settings) as redis:
         feeds: dict[str, Feed] = {}
         async with trio.open_nursery() as nursery:
+            if settings.redis_url is None:
+                nursery.start_soon(keep_private_valkey, settings.state_dir, redis)
             for plan in plans(settings):
                 nursery.start_soon(keep_feeding, plan, redis, feeds)
             task_status.started(Running(redis.url, feeds))
+
+
+async def keep_private_valkey(state_dir: Path, redis: Redis) -> None:
+    """Start the private Valkey anew when it died; its data and its address stay the same."""
+    while True:
+        await trio.sleep(REVIVE)
+        try:
+            await redis.one("PING")
+        except StoreError as error:
+            logging.getLogger("livermore").warning(
+                "the private Valkey does not answer", extra={"fields": {"why": str(error)}}
+            )
+            with contextlib.suppress(ConfigurationError, StoreError):
+                await trio.to_thread.run_sync(revive_private_valkey, state_dir)
 
 
 async def keep_feeding(plan: Plan, redis: Redis, feeds: dict[str, Feed]) -> None:

@@ -3,10 +3,10 @@
 
     scripts/bench_pipeline.py [--symbols 100,1000] [--days 2] [--memory 300]
 
-Three processes and a real Valkey: one sends frames in Coinbase's protocol over loopback sockets,
-one runs connection -> tracker -> writer -> readings pinned to one core, one listens on pub/sub. Every
-symbol's slot is closed by one trade beyond its end, all sent at one instant. The times are the
-machine's monotonic clock in both processes. Prints JSON; judges nothing.
+Two processes and a real Valkey: one sends frames in Coinbase's protocol over loopback sockets, one,
+pinned to a core of its own, runs connection -> tracker -> writer -> readings. Every symbol's slot is
+closed by one trade beyond its end, all sent at one instant; a reading counts as published when Redis
+has acknowledged its batch. Times are the machine's monotonic clock. Prints JSON; judges nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ import trio
 import trio_websocket
 
 from livermore.adapters import store
-from livermore.adapters.redis import Client, Redis
+from livermore.adapters.redis import Redis
 from livermore.adapters.valkey import open_private_valkey
 from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Candle, Evidence, Series
@@ -126,27 +125,6 @@ def encoded(text: str) -> bytes:
     return b"\x81" + length + data
 
 
-# -- the listener -----------------------------------------------------------------------------
-
-
-def listen(url: str) -> None:
-    """Print when each reading arrived: monotonic seconds and open time, one line per batch."""
-    client = Client(url)
-    stopped = threading.Event()
-    print("ready", flush=True)
-    waiting: list[tuple[float, int]] = []
-    pubsub = client._connect().pubsub(ignore_subscribe_messages=True)
-    pubsub.psubscribe("channel:exchange:coinbase:indicator:*")
-    while not stopped.is_set():
-        message = pubsub.get_message(timeout=0.3)
-        if message is not None and message["type"] == "pmessage":
-            text = message["data"]
-            waiting.append((time.monotonic(), int(text[13 : text.index(b",")])))
-        elif waiting:
-            print(json.dumps(waiting), flush=True)
-            waiting = []
-
-
 # -- the pipeline -----------------------------------------------------------------------------
 
 
@@ -200,16 +178,21 @@ async def pipeline(
     await readings.turn()
     await writer.seed((("coinbase", name) for name in names), first)
     _measure(writer, readings, where)
+    published: list[tuple[float, int]] = []
+    publish = readings._publish
+
+    async def counted() -> None:
+        before = readings.work.published
+        await publish()
+        if readings.work.published > before:
+            published.append((time.monotonic(), readings.work.published - before))
+
+    readings._publish = counted  # type: ignore[method-assign]
     process = subprocess.Popen(
         ["taskset", "-c", "1", sys.executable, __file__, "--role", "exchange", "--symbols", str(count)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    listener = subprocess.Popen(
-        ["taskset", "-c", "1", sys.executable, __file__, "--role", "listener", "--url", url],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdin and process.stdout and listener.stdout
-    listener.stdout.readline()
+    assert process.stdin and process.stdout
     port = json.loads(process.stdout.readline())["port"]
     size = COINBASE.products_per_connection
     shards = [names[at : at + size] for at in range(0, count, size)]
@@ -251,30 +234,22 @@ async def pipeline(
             gc.freeze()
             for kind, boundary in rounds:
                 expected = count * sum(1 for tf in TIMEFRAMES if boundary % tf.ms == 0)
+                published.clear()
                 before = readings.work.published
                 sent = await order(boundary + 150, "update")
                 with trio.move_on_after(10):
                     while readings.work.published < before + expected:
-                        await trio.sleep(0.02)
-                arrived: list[tuple[float, int]] = []
-                with trio.move_on_after(3):
-                    while len(arrived) < expected:
-                        line = await trio.to_thread.run_sync(
-                            listener.stdout.readline, abandon_on_cancel=True
-                        )
-                        arrived += json.loads(line)
-                latencies.setdefault(kind, []).extend(
-                    (moment - sent) * 1000 for moment, _ in arrived
-                )
+                        await trio.sleep(0.005)
+                # Redis has acknowledged a whole batch: every reading in it counts as late as the last.
+                arrived = [moment for moment, count in published for _ in range(count)]
+                latencies.setdefault(kind, []).extend((moment - sent) * 1000 for moment in arrived)
                 where["lost"] = where.get("lost", 0) + expected - len(arrived)
                 rss.append(resident())
                 await trio.sleep(0.1)
             nursery.cancel_scope.cancel()
     finally:
         process.terminate()
-        listener.terminate()
         process.wait()
-        listener.wait()
         redis.close()
     return {"latencies": latencies, "rss": rss}
 
@@ -379,14 +354,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--symbols", default="100,1000")
     parser.add_argument("--days", type=int, default=2, help="midnights per run")
-    parser.add_argument("--role", choices=("exchange", "listener"))
-    parser.add_argument("--url")
+    parser.add_argument("--role", choices=("exchange",))
     given = parser.parse_args()
     if given.role == "exchange":
         trio.run(exchange, int(given.symbols), sys.stdin)
-        return 0
-    if given.role == "listener":
-        listen(given.url)
         return 0
     result: dict[str, Any] = {"decode to tracker": sustained(), "pipeline": {}}
     os.sched_setaffinity(0, {1})

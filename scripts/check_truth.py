@@ -3,8 +3,8 @@
 
     scripts/check_truth.py --redis-url unix:///run/valkey.sock --control http://127.0.0.1:8080/control
 
-Prints one JSON document. Exit 0 when everything agrees, 7 when something differs, 1 when it cannot look.
-The recursion here is written anew from the definition of MACD-V, so that it can disagree with ours.
+Prints one JSON document. Exit 0 when everything agrees, 7 when something differs, 1 when it cannot
+look. The recursion here is written anew from the definition of MACD-V, so that it can disagree with ours.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from livermore.adapters import store
 from livermore.adapters.redis import Client
 from livermore.market.candle import Candle, Kind, Series, same_volume
+from livermore.market.history import DEPTH
 from livermore.market.timeframe import TIMEFRAMES
 
 SETTLED = 60_000
@@ -94,88 +95,97 @@ def check(
     client: Client, control: str, exchange: str, symbols: Sequence[str], until: int
 ) -> dict[str, Any]:
     """Everything that is wrong up to ``until`` (exchange ms)."""
+    result: dict[str, Any] = {"slots": 0, "readings": 0, "withheld": 0, "revisions": 0}
     wrong: list[dict[str, Any]] = []
-    slots = readings = withheld = 0
-    revised = 0
     for symbol in symbols:
         for timeframe in TIMEFRAMES:
             series = Series(exchange, symbol, timeframe)
-            text = client.one("GET", store.keys(series).indicator)
-            members = client.one(*store.range_call(series, "-inf", "+inf"))
-            candles, damaged = store.decode_candles(series, members)
-            if damaged:
-                wrong.append({"series": str(series), "damaged": damaged})
-            stored = {candle.open_time: candle for candle in candles}
-            if not stored:
-                wrong.append({"series": str(series), "empty": True})
-                continue
-            reading = json.loads(text) if text else None
-            anchor = min(stored)
-            if reading and reading["count"]:
-                anchor = min(anchor, reading["open_time"] - (reading["count"] - 1) * timeframe.ms)
-            truth = {
-                row["open_time"]: row
-                for row in ask(
-                    control, "truth", symbol=symbol, timeframe=timeframe.value, since=anchor
-                )["candles"]
-            }
-            for open_time in range(min(stored), until, timeframe.ms):
-                if open_time + timeframe.ms > until - SETTLED:
-                    break
-                slots += 1
-                candle, true = stored.get(open_time), truth.get(open_time)
-                if true is None:
-                    wrong.append(
-                        {
-                            "series": str(series),
-                            "open_time": open_time,
-                            "unknown to the truth": True,
-                        }
-                    )
-                elif candle is None:
-                    wrong.append({"series": str(series), "open_time": open_time, "missing": True})
-                elif fields := differences(true, candle):
-                    wrong.append(
-                        {"series": str(series), "open_time": open_time, "fields": fields,
-                         "stored": store.prices(candle) + f" {candle.volume} {candle.kind.value} {candle.evidence.label}",
-                         "true": true}
-                    )  # fmt: skip
-            revised += sum(candle.revision for candle in candles)
-            if reading is None:
-                wrong.append({"series": str(series), "reading": None})
-                continue
-            readings += 1
-            if reading["open_time"] + timeframe.ms < until - SETTLED - timeframe.ms:
-                wrong.append(
-                    {
-                        "series": str(series),
-                        "reading is old": reading["open_time"],
-                        "newest": max(stored),
-                    }
-                )
-            history = [
-                truth[t]
-                for t in range(anchor, reading["open_time"] + 1, timeframe.ms)
-                if t in truth
-            ]
-            expected = recursion(history)
-            if reading["withheld"]:
-                withheld += 1
-                if len(history) >= 60 and "missing" in reading["withheld"]:
-                    wrong.append({"series": str(series), "withheld": reading["withheld"]})
-                continue
-            for name, value in expected.items():
-                got = reading[name]
-                if value is None or got is None or abs(got - value) > 1e-9 * max(1.0, abs(value)):
-                    wrong.append({"series": str(series), "reading": name, "got": got, "expected": value,
-                                  "open_time": reading["open_time"], "count": reading["count"]})  # fmt: skip
-    return {
-        "slots": slots,
-        "readings": readings,
-        "withheld": withheld,
-        "revisions": revised,
-        "wrong": wrong,
-    }
+            found = list(check_series(client, control, series, until, result))
+            wrong += [{"series": str(series), **difference} for difference in found]
+    return {**result, "wrong": wrong}
+
+
+def check_series(
+    client: Client, control: str, series: Series, until: int, counts: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """What is wrong with one series; adds to ``counts``."""
+    ms = series.timeframe.ms
+    text = client.one("GET", store.keys(series).indicator)
+    members = client.one(*store.range_call(series, "-inf", "+inf"))
+    candles, damaged = store.decode_candles(series, members)
+    if damaged:
+        yield {"damaged": damaged}
+    stored = {candle.open_time: candle for candle in candles}
+    if len(stored) < len(candles):
+        yield {"two candles in one slot": len(candles) - len(stored)}
+    if not stored:
+        yield {"empty": True}
+        return
+    if max(stored) + ms > int(ask(control, "now")["now"]):
+        yield {"still forming": max(stored)}
+    reading = json.loads(text) if text else None
+    anchor = min(stored)
+    if reading and reading["count"]:
+        anchor = min(anchor, reading["open_time"] - (reading["count"] - 1) * ms)
+    window = series.timeframe.last_closed(until) - (DEPTH - 1) * ms
+    asked = ask(
+        control,
+        "truth",
+        symbol=series.symbol,
+        timeframe=series.timeframe.value,
+        since=min(anchor, window),
+    )
+    truth = {row["open_time"]: row for row in asked["candles"]}
+    for open_time, row in truth.items():
+        if window <= open_time < min(stored) and row["kind"] == "traded":
+            yield {"open_time": open_time, "missing": True, "oldest": min(stored)}
+    for open_time in range(min(stored), until, ms):
+        if open_time + ms > until - SETTLED:
+            break
+        counts["slots"] += 1
+        candle, true = stored.get(open_time), truth.get(open_time)
+        if true is None:
+            yield {"open_time": open_time, "unknown to the truth": True}
+        elif candle is None:
+            yield {"open_time": open_time, "missing": True}
+        elif fields := differences(true, candle):
+            shown = f"{store.prices(candle)} {candle.volume} {candle.kind.value}"
+            shown += f" {candle.evidence.label} revision {candle.revision}"
+            yield {"open_time": open_time, "fields": fields, "stored": shown, "true": true}
+    counts["revisions"] += sum(candle.revision for candle in candles)
+    if reading is None:
+        yield {"reading": None}
+        return
+    counts["readings"] += 1
+    yield from check_reading(reading, series, until, max(stored), anchor, truth, counts)
+
+
+def check_reading(
+    reading: dict[str, Any],
+    series: Series,
+    until: int,
+    newest: int,
+    anchor: int,
+    truth: dict[int, dict[str, Any]],
+    counts: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """What is wrong with the reading of ``series``; adds to ``counts``."""
+    ms = series.timeframe.ms
+    if reading["open_time"] + ms < until - SETTLED - ms:
+        yield {"reading is old": reading["open_time"], "newest": newest}
+    slots = range(anchor, reading["open_time"] + 1, ms)
+    history = [truth[open_time] for open_time in slots if open_time in truth]
+    if reading["withheld"]:
+        counts["withheld"] += 1
+        # Nothing is missing here, so only a thin market or a short history is a reason.
+        if not reading["withheld"].startswith("fewer than"):
+            yield {"withheld": reading["withheld"], "count": reading["count"]}
+        return
+    for name, value in recursion(history).items():
+        got = reading[name]
+        if value is None or got is None or abs(got - value) > 1e-9 * max(1.0, abs(value)):
+            where = {"open_time": reading["open_time"], "count": reading["count"]}
+            yield {"reading": name, "got": got, "expected": value, **where}
 
 
 def main() -> int:

@@ -39,6 +39,12 @@ SCRIPTS = {
 DIGESTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
 NAMES = {digest: name for name, digest in DIGESTS.items()}
 
+FAILURES = (
+    redis.exceptions.RedisError,
+    redis.exceptions.RedisClusterException,  # is no RedisError
+    OSError,
+)
+
 Call = tuple[Any, ...]
 """A command and its arguments. The first key of a script is its fourth element."""
 
@@ -82,8 +88,8 @@ class Client:
         self.timeout = timeout
         self.is_cluster = url.startswith(("redis+cluster://", "rediss+cluster://"))
         self._redis: Any = None
-        self._nodes: list[tuple[str, int]] = []
-        """Where a cluster was last seen, so that it is found again when the node in the URL is gone."""
+        self._silent: str | None = None
+        """A node of the cluster that did not answer: who serves what is learned anew, not from it."""
         if not url.startswith(
             ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
         ):
@@ -104,11 +110,10 @@ class Client:
                 if self.is_cluster:
                     self._redis = redis.cluster.RedisCluster.from_url(
                         self.url.replace("+cluster", "", 1),
-                        startup_nodes=[redis.cluster.ClusterNode(*node) for node in self._nodes],  # type: ignore[no-untyped-call]
                         retry=never,
+                        require_full_coverage=False,
                         **options,
                     )
-                    self._nodes = [(node.host, node.port) for node in self._redis.get_primaries()]
                 else:
                     self._redis = redis.Redis.from_url(
                         self.url, retry=never, retry_on_error=[], max_connections=2, **options
@@ -119,7 +124,7 @@ class Client:
                     f"Redis URL {self.shown!r} is not understood: write special characters "
                     "in user and password as %XX (/ is %2F, # is %23, @ is %40)"
                 ) from None
-            except (redis.exceptions.RedisError, OSError) as error:
+            except FAILURES as error:
                 raise translate(error, self.shown) from error
         return self._redis
 
@@ -128,7 +133,7 @@ class Client:
         if self._redis is not None:
             try:
                 self._redis.close()
-            except (redis.exceptions.RedisError, OSError):
+            except FAILURES:
                 pass
             self._redis = None
 
@@ -163,7 +168,7 @@ class Client:
                 some = places[start : start + CHUNK]
                 try:
                     answers = self._ask(server, [calls[i] for i in some])
-                except (redis.exceptions.RedisError, OSError) as error:
+                except FAILURES as error:
                     self._lost(name)
                     lost = translate(error, self.shown)
                     lost.__cause__ = error
@@ -183,26 +188,33 @@ class Client:
         client = self._connect()
         if not self.is_cluster:
             return [(client, "", list(range(len(calls))))]
+        if self._silent is not None:
+            try:
+                client.nodes_manager.initialize(last_failed_node_name=self._silent)
+            except FAILURES:
+                pass  # what was known of the others still serves
+            self._silent = None
         routes: dict[str, tuple[Any, str, list[int]]] = {}
-        try:
-            for i, call in enumerate(calls):
-                key = key_of(call)
-                if key is None:
-                    routes[f" {i}"] = (client, "", [i])
-                    continue
-                node = client.get_node_from_key(key)
-                if node.name not in routes:
-                    routes[node.name] = (client.get_redis_connection(node), node.name, [])
-                routes[node.name][2].append(i)
-        except (redis.exceptions.RedisError, OSError) as error:
-            self.close()
-            raise translate(error, self.shown) from error
+        for i, call in enumerate(calls):
+            key = key_of(call)
+            try:
+                node = None if key is None else client.get_node_from_key(key)
+            except FAILURES:
+                node = None  # nobody serves it: the client says so when asked
+            if node is None:
+                routes[f" {i}"] = (client, "", [i])
+                continue
+            if node.name not in routes:
+                routes[node.name] = (client.get_redis_connection(node), node.name, [])
+            routes[node.name][2].append(i)
         return list(routes.values())
 
     def _lost(self, name: str) -> None:
-        """A server did not answer: connect anew at the next call, to the other nodes first."""
-        self._nodes.sort(key=lambda node: f"{node[0]}:{node[1]}" == name)
-        self.close()
+        """A server did not answer: the next call connects anew, in a cluster to that node only."""
+        if name:
+            self._silent = name
+        else:
+            self.close()
 
     def _ask(self, server: Any, calls: Sequence[Call]) -> list[Any]:
         """What one server answers, errors of single calls in their places."""
@@ -236,7 +248,7 @@ class Client:
         """INFO of the server, or of one node of the cluster."""
         try:
             info = self._connect().info()
-        except (redis.exceptions.RedisError, OSError) as error:
+        except FAILURES as error:
             self.close()
             raise translate(error, self.shown) from error
         if self.is_cluster and info and all(isinstance(value, dict) for value in info.values()):
@@ -252,7 +264,7 @@ class Client:
                     message = pubsub.get_message(timeout=0.25)
                     if message is not None and message["type"] == "pmessage":
                         yield message["channel"].decode("utf-8", "replace"), message["data"]
-        except (redis.exceptions.RedisError, OSError) as error:
+        except FAILURES as error:
             self.close()
             raise translate(error, self.shown) from error
 
@@ -285,7 +297,7 @@ def translate(error: Exception, shown: str) -> StoreError:
         return StoreError(f"Redis {shown} is a read-only replica: point us at the primary")
     if isinstance(error, redis.exceptions.InvalidResponse) or "Protocol Error" in text:
         return StoreUnusable(f"{shown} does not speak the Redis protocol: {text[:80]}: check host and port")
-    if "NOPERM" in text or "can't run this command" in text:
+    if isinstance(error, redis.exceptions.NoPermissionError) or "can't run this command" in text:
         return StoreUnusable(f"Redis {shown} does not allow us what we need: {text}: extend the user's rights")
     if isinstance(error, redis.exceptions.MovedError) or text.startswith("MOVED"):
         return StoreUnusable(f"Redis {shown} is a node of a cluster: use redis+cluster:// in the URL")

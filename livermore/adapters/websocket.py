@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import trio
 import trio_websocket
 
-from livermore.errors import ConnectionLost
+from livermore.errors import ConnectionLost, LivermoreError
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
@@ -49,37 +51,62 @@ class Socket:
 
 @asynccontextmanager
 async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket]:
-    """Connect; raises :class:`ConnectionLost` naming the host when that fails."""
-    context = ssl.create_default_context() if url.startswith("wss") else None
-    # Leaving an exit stack by hand keeps a failure to connect apart from what happens inside.
-    opening = trio_websocket.open_websocket_url(
-        url,
-        ssl_context=context,
-        message_queue_size=QUEUE,
-        max_message_size=maximum_message,
-        receive_buffer_size=BUFFER,
-        connect_timeout=CONNECT_TIMEOUT,
-        disconnect_timeout=CLOSE_TIMEOUT,
-    )
+    """Connect; raises :class:`ConnectionLost` naming the host when that fails.
+
+    The stream is ours to close: the library leaves it open when the other side ends first, and a
+    daemon that reconnects for months would run out of descriptors.
+    """
+    stream, host, resource = await _dial(url)
+    failure: Exception | None = None
     try:
-        connection = await opening.__aenter__()
-    except (
-        trio_websocket.HandshakeError,
-        trio_websocket.ConnectionTimeout,
-        OSError,
-        trio.BrokenResourceError,
-        ValueError,
-    ) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionLost(f"cannot connect to {url}: {text}") from error
+        async with trio.open_nursery() as nursery:
+            try:
+                with trio.fail_after(CONNECT_TIMEOUT):
+                    connection = await trio_websocket.wrap_client_stream(
+                        nursery,
+                        stream,
+                        host,
+                        resource,
+                        message_queue_size=QUEUE,
+                        max_message_size=maximum_message,
+                        receive_buffer_size=BUFFER,
+                    )
+                yield Socket(connection)
+                with trio.move_on_after(CLOSE_TIMEOUT):
+                    await connection.aclose()
+            except (trio_websocket.HandshakeError, trio.TooSlowError, OSError) as error:
+                failure = ConnectionLost(f"cannot connect to {url}: {_said(error)}")
+            except (LivermoreError, ExceptionGroup) as error:
+                failure = error  # raised below: a nursery would wrap it
+            nursery.cancel_scope.cancel()
+    finally:
+        await trio.aclose_forcefully(stream)
+    if failure is not None:
+        raise failure
+
+
+async def _dial(url: str) -> tuple[Stream, str, str]:
+    """An open stream, with TLS for ``wss``, and what the upgrade request names."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "wss"
+    stream: Stream
     try:
-        yield Socket(connection)
-    except BaseException as error:
-        try:
-            if not await opening.__aexit__(type(error), error, error.__traceback__):
-                raise
-        except trio_websocket.DisconnectionTimeout:
-            raise error from None
-    else:
-        with contextlib.suppress(trio_websocket.DisconnectionTimeout):
-            await opening.__aexit__(None, None, None)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise ValueError("use ws:// or wss:// and a host")
+        with trio.fail_after(CONNECT_TIMEOUT):
+            port = parts.port or (443 if secure else 80)
+            tcp = await trio.open_tcp_stream(parts.hostname, port)
+    except (OSError, trio.TooSlowError, ValueError) as error:
+        raise ConnectionLost(f"cannot connect to {url}: {_said(error)}") from error
+    stream = tcp
+    if secure:
+        context = ssl.create_default_context()
+        stream = trio.SSLStream(tcp, context, server_hostname=parts.hostname, https_compatible=True)
+    resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return stream, parts.netloc.rpartition("@")[2], resource
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, trio.TooSlowError):
+        return f"no answer within {CONNECT_TIMEOUT:.0f} s"
+    return " ".join(str(error).split()) or type(error).__name__

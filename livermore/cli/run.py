@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +16,9 @@ from livermore.market.gap import Gap
 
 if TYPE_CHECKING:
     from livermore.config import Settings
-    from livermore.runtime.backfill import Filled
+    from livermore.runtime.backfill import Filled, Report
 
 REMAIN = 6
-
-Report = Callable[[int, int, str], None]
-"""Told how many of how many steps are done, and what is being done."""
 
 
 def register(app: typer.Typer) -> None:

@@ -16,7 +16,7 @@ from livermore.cli import options, output, store, times
 from livermore.cli.options import Exchange, Json, Place, placed
 from livermore.cli.store import Status
 from livermore.cli.words import Budget, Words
-from livermore.errors import NotRunning, StoreError
+from livermore.errors import MalformedMessage, NotRunning, StoreError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,6 +26,9 @@ OLD = 20_000
 
 EARLIEST = 1_000_000_000_000
 """Numbers from here on (2001) are epoch ms; smaller ones are ages in seconds."""
+
+AWAY = (NotRunning, StoreError, MalformedMessage)
+"""What may pass while one watches."""
 
 COLOURS = {"live": "green", "blind": "red", "backfilling": "yellow", "connecting": "yellow"}
 TIMES = frozenset({"since", "clock", "started", "newest_close"})
@@ -93,7 +96,7 @@ def _watch(place: Place, exchange: str, json: bool) -> int:
                 try:
                     found = _read(place, exchange)
                     output.document(document(found)) if json else output.line(line(exchange, found))
-                except (NotRunning, StoreError) as error:
+                except AWAY as error:
                     output.say(f"livermore: {error}")
                 time.sleep(1)
         with Live(console=console, auto_refresh=False, screen=False) as live:
@@ -101,7 +104,7 @@ def _watch(place: Place, exchange: str, json: bool) -> int:
                 shown: RenderableType
                 try:
                     shown = panel(exchange, _read(place, exchange))
-                except (NotRunning, StoreError) as error:
+                except AWAY as error:
                     shown = Text.assemble(("● ", "red"), str(error))
                 live.update(shown, refresh=True)
                 time.sleep(1)

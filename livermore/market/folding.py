@@ -32,7 +32,7 @@ def child_series(series: Series) -> Series | None:
 
 
 def fold(parent: Series, open_time: int, children: Sequence[Candle]) -> Candle | None:
-    """The candle of ``parent`` at ``open_time``; None unless ``children`` (ascending) are all of it."""
+    """The candle of ``parent`` at ``open_time``; None unless ``children`` (ascending) fill it."""
     child = CHILD[parent.timeframe]
     first, last = children_range(parent.timeframe, open_time)
     if [c.open_time for c in children] != list(range(first, last + 1, child.ms)):

@@ -6,8 +6,8 @@ ids that goes on after a reconnect proves that nothing was missed. What a connec
 
 A slot closes *by trades*: we hold every trade since before its start (``complete_from``), and
 either a later trade of the same unbroken chain is there, or the connection was whole and the
-exchange's clock passed the end by ``settle``. What cannot be proved waits for the candle channel's final
-sample; what that does not show either is missing, and REST is asked. Nothing is invented.
+exchange's clock passed the end by ``settle``. What cannot be proved waits for the candle channel's
+final sample; what that does not show either is missing, and REST is asked. Nothing is invented.
 
 Two things can be wrong with a chain, and are kept apart. Ids may be missing *before* trades we hold
 (``ahead``): they may still come. Or trades may be missing *behind* the newest (``unsure``): after a
@@ -265,7 +265,7 @@ class Tracker:
             self.clock.hear(frame.stamp, now)
             self._live_through(self.clock.stamp)
         time = self.clock.read(now)
-        # A frame from before others, or one with damaged rows, says nothing about what is the newest.
+        # A frame from before others, or with damaged rows, does not tell what is the newest.
         self._telling = not frame.malformed
         if frame.sequence is not None:
             if self._sequence is not None and frame.sequence <= self._sequence:
@@ -568,7 +568,7 @@ class Tracker:
         """Open time of the newest settled slot; the first that is ours is the next one."""
         ms = self._timeframe.ms
         if tape.closed_to is None:
-            # The running one is the first that is ours, or the one whose last trades are on their way.
+            # The running one is our first, or the one whose last trades are on their way.
             settled = time - self._settle_after
             tape.closed_to = settled - settled % ms - ms
             tape.first_own = tape.closed_to + ms

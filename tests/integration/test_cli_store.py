@@ -15,6 +15,7 @@ import pytest
 
 from livermore.adapters import store
 from livermore.adapters.redis import Client, script
+from livermore.cli.store import stored_series
 from livermore.market.candle import Candle, Evidence, Kind, Series, empty
 from livermore.market.gap import Gap, encode_gap
 from livermore.market.timeframe import Timeframe
@@ -248,6 +249,13 @@ def test_missing_slots_are_found_by_looking_and_explained_by_the_ledger(
     assert told.endswith("3 candles missing in 1 of 1 series since 2027-01-14T08:00:20Z\n")
 
 
+def test_gaps_says_when_the_daemon_is_blind(livermore: Livermore, client: Client):
+    put(client, [candle(t) for t in slots(30)])
+    say_status(client, state="blind", note="the socket is silent")
+    done = livermore("gaps", "--timeframe", "5m")
+    assert (done.returncode, done.stderr) == (0, "coinbase is blind: the socket is silent\n")
+
+
 def test_slots_before_the_oldest_candle_are_not_gaps(livermore: Livermore, client: Client):
     times = slots(30)
     put(client, [candle(t) for t in times[25:]])
@@ -297,6 +305,14 @@ def test_without_a_daemon_every_stored_series_is_looked_at_by_our_clock(
     }
     one = json.loads(livermore("gaps", "--json", "--since", "3d", "--symbol", "ETH-USD").stdout)
     assert one["series"] == 1
+
+
+def test_every_page_of_a_big_store_is_looked_at(client: Client):
+    client.run([("SET", f"other:{n}", "x") for n in range(3000)])
+    symbols = [f"S{n:03}-USD" for n in range(40)]
+    for symbol in symbols:
+        put(client, [candle(LAST, Series("coinbase", symbol, Timeframe.M5))])
+    assert [series.symbol for series in stored_series(client, "coinbase")] == symbols
 
 
 # -- status -----------------------------------------------------------------------------------

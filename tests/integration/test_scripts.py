@@ -390,7 +390,7 @@ def test_a_higher_epoch_raises_what_the_series_accepts(desk):
 
 def test_the_same_call_twice_changes_and_announces_nothing(desk, ears):
     desk.put(desk.candle(0), desk.candle(2, close=99.0), desk.empty(3))
-    batch = [desk.candle(1), desk.candle(2, close=98.0, as_of=T0 + 9), desk.empty(3), desk.candle(4)]
+    batch = [desk.candle(1), desk.candle(2, close=98.0, evidence=REST), desk.empty(3), desk.candle(4)]
     desk.put(*batch)
     before = desk.members(), desk.client.one("HGETALL", desk.keys.companion)
     ears.heard()
