@@ -59,7 +59,10 @@ Watch = Callable[[Mapping[str, Feed]], Awaitable[None]]
 async def serve(
     settings: Settings, *, task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Run the feeds of ``settings`` until cancelled. Raises :class:`LivermoreError` when it cannot go on."""
+    """Run the feeds of ``settings`` until cancelled.
+
+    Raises :class:`LivermoreError` when it cannot go on.
+    """
     async with open_store(settings) as redis:
         feeds: dict[str, Feed] = {}
         async with trio.open_nursery() as nursery:

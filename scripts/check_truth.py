@@ -4,7 +4,8 @@
     scripts/check_truth.py --redis-url unix:///run/valkey.sock --control http://127.0.0.1:8080/control
 
 Prints one JSON document. Exit 0 when everything agrees, 7 when something differs, 1 when it cannot
-look. The recursion here is written anew from the definition of MACD-V, so that it can disagree with ours.
+look. The recursion here is written anew from the definition of MACD-V, so that it can disagree
+with ours.
 """
 
 from __future__ import annotations

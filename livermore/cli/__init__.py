@@ -74,10 +74,13 @@ def _command(arguments: list[str]) -> int:
         raise
     except BaseExceptionGroup as group:
         # Nurseries wrap what happened in them; a person wants the one thing that is ours.
-        known, others = group.split(LivermoreError)
+        known, others = group.split((LivermoreError, BrokenPipeError))
         if known is None or others is not None:
             raise
         first = next(_leaves(known))
+        if isinstance(first, BrokenPipeError):
+            raise first from None
+        assert isinstance(first, LivermoreError)
         return complain(_with_next_step(first), exit_code(first))
     return result if isinstance(result, int) else 0
 
@@ -108,7 +111,7 @@ def _with_next_step(error: LivermoreError) -> str:
     return str(error)
 
 
-def _leaves(group: BaseExceptionGroup[LivermoreError]) -> Iterator[LivermoreError]:
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _leaves(error)

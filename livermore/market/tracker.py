@@ -59,8 +59,8 @@ GRACE = 3.0
 """Seconds after connecting in which nothing is given up: snapshots that may prove it will come."""
 KEPT = 3
 """Slots per symbol kept after their end, for late trades and the candle channel's final sample."""
-LIVED = 8
-"""Slots remembered in which the exchange's clock was heard."""
+STEADY = 30_000
+"""Stamps further apart (ms) than this, either way, are two clocks: between them we heard nothing."""
 
 
 @attrs.define
@@ -217,7 +217,7 @@ class Tracker:
         self._now = 0.0
         self._settled_at = 0
         self._next_due = 0
-        self._lived: dict[int, None] = {}
+        self._steady_since = 0
         first = next(iter(self._tapes.values()), None)
         self._timeframe = first.series.timeframe if first else Timeframe.M5
 
@@ -262,8 +262,11 @@ class Tracker:
         self.counts.frames += 1
         self.counts.malformed += frame.malformed
         if frame.stamp is not None:
+            before = self.clock.stamp
             self.clock.hear(frame.stamp, now)
-            self._live_through(self.clock.stamp)
+            stamp = self.clock.stamp or 0
+            if before is None or abs(stamp - before) > STEADY:
+                self._steady_since = stamp
         time = self.clock.read(now)
         # A frame from before others, or with damaged rows, does not tell what is the newest.
         self._telling = not frame.malformed
@@ -275,10 +278,10 @@ class Tracker:
                     self.counts.breaks += 1
                     self._doubt_all(frame.stamp, time)
                 self._sequence = frame.sequence
-        for event in frame.events:
-            self._take_event(event, frame.stamp, now)
         if frame.malformed:
             self._doubt_all(frame.stamp, time)
+        for event in frame.events:
+            self._take_event(event, frame.stamp, now)
         self._settle_due(time)
 
     def tick(self, now: float) -> None:
@@ -292,15 +295,6 @@ class Tracker:
         if time is None:
             return math.inf
         return max(0.0, (self._next_due - time) / 1000)
-
-    def _live_through(self, stamp: int | None) -> None:
-        if stamp is None:
-            return
-        open_time = stamp - stamp % self._timeframe.ms
-        if open_time not in self._lived:
-            self._lived[open_time] = None
-            if len(self._lived) > LIVED:
-                del self._lived[next(iter(self._lived))]
 
     def _doubt_all(self, stamp: int | None, time: int | None) -> None:
         """Frames or rows were lost before this moment; what comes after it is delivered."""
@@ -607,7 +601,7 @@ class Tracker:
                 and not tape.ahead
                 and heard
                 and self._connected
-                and open_time in self._lived
+                and self._steady_since <= open_time
                 and time >= end + self._settle_after
                 and self._close_by_clock(tape, open_time)
             ):

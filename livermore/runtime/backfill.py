@@ -53,7 +53,10 @@ class Wish:
 
 @attrs.frozen
 class Filled:
-    """What was planned and what is left. ``by`` says who did it: ``daemon``, ``this command``, ``nobody``."""
+    """What was planned and what is left.
+
+    ``by`` says who did it: ``daemon``, ``this command`` or ``nobody``.
+    """
 
     planned: tuple[Gap, ...]
     requests: int
@@ -138,7 +141,7 @@ async def running(redis: Redis, exchange: str) -> Mapping[str, Any] | None:
 async def plan(
     redis: Redis, dialect: Dialect, symbols: Sequence[str], wish: Wish, now: int
 ) -> tuple[Gap, ...]:
-    """The ranges that are missing, newest and shortest timeframe first. Raises :class:`UsageError`."""
+    """What is missing, newest and shortest timeframe first. Raises :class:`UsageError`."""
     settled = now - ALLOWANCE
     gaps: list[Gap] = []
     for timeframe in wish.timeframes:
@@ -148,8 +151,8 @@ async def plan(
             oldest = last - (DEEPEST - 1) * timeframe.ms
             if first < oldest:
                 raise UsageError(
-                    f"--since reaches further back than the newest {DEEPEST} candles of {timeframe}: "
-                    f"use a longer timeframe, or --since {iso(oldest)}"
+                    f"--since reaches further back than the newest {DEEPEST} candles "
+                    f"of {timeframe}: use a longer timeframe, or --since {iso(oldest)}"
                 )
             if first > last:
                 continue
@@ -159,7 +162,7 @@ async def plan(
             found = store.surveyed(one, reply)
             for start, end in sorted(found.missing, reverse=True):
                 finish = end
-                if (found.oldest is not None and found.asked_from is not None and end < found.oldest) or (found.oldest is None and found.asked_from is not None):
+                if found.asked_from is not None and (found.oldest is None or end < found.oldest):
                     finish = min(end, found.asked_from - timeframe.ms)
                 if start <= finish:
                     gaps.append(
@@ -175,11 +178,13 @@ async def _by_daemon(
 ) -> tuple[Gap, ...]:
     """Hand the gaps to the daemon and follow them in its ledger."""
     key = store.gaps_key(exchange)
-    for gap in planned:
-        known = await redis.one("HGET", key, gap.name)
-        if known is None or _ended(exchange, known):
-            await redis.run([("HSET", key, gap.name, encode_gap(gap))], "publish")
     waiting = {gap.name: gap for gap in planned}
+    for gap in planned:
+        known = _open_gap(exchange, await redis.one("HGET", key, gap.name))
+        if known is not None and gap.last <= known.last:
+            waiting[gap.name] = known  # tries that were made before do not count
+        else:
+            await redis.run([("HSET", key, gap.name, encode_gap(gap))], "publish")
     left: list[Gap] = []
     idle_since = trio.current_time()
     while waiting:
@@ -214,11 +219,12 @@ async def _by_daemon(
     return tuple(left)
 
 
-def _ended(exchange: str, text: bytes) -> bool:
+def _open_gap(exchange: str, text: bytes | None) -> Gap | None:
     try:
-        return decode_gap(exchange, text).outcome is not Outcome.OPEN
+        gap = decode_gap(exchange, text) if text is not None else None
     except MalformedMessage:
-        return True
+        return None
+    return gap if gap is not None and gap.outcome is Outcome.OPEN else None
 
 
 async def _here(

@@ -85,7 +85,7 @@ class Connection:
         self.changed(state)
 
     async def _subscribe(self, socket: Socket) -> dict[str, set[str]]:
-        """Send every subscription in order and pace; returns what must be acknowledged, per channel."""
+        """Send every subscription, in order and paced; returns what must be acknowledged."""
         subscriptions: Sequence[Subscription] = self.dialect.subscribe(self.natives)
         waiting: dict[str, set[str]] = {}
         for sent, subscription in enumerate(subscriptions):
@@ -105,7 +105,7 @@ class Connection:
         while True:
             waited_from = trio.current_time()
             text: str | bytes | None = None
-            # Two reasons to wake: silence for too long, or a slot that is due while nothing is said.
+            # Two reasons to wake: silence for too long, or a slot that is due in the silence.
             limit = min(silent_after, max(0.02, tracker.due_in(waited_from)))
             while text is None:
                 with trio.move_on_after(limit):
@@ -149,7 +149,10 @@ class Connection:
         channels: int,
         now: float,
     ) -> None:
-        """Strike what ``frame`` confirms from ``waiting``; products with every channel go to the tracker."""
+        """Strike what ``frame`` confirms from ``waiting``.
+
+        Products with every channel go to the tracker.
+        """
         for event in frame.events:
             if not isinstance(event, Acknowledged):
                 continue
@@ -173,6 +176,7 @@ class Connection:
         self.health.unconfirmed = missing
         if len(missing) * 2 >= len(self.natives):
             raise ConnectionLost(
-                f"{self.health.name}: {len(missing)} of {len(self.natives)} subscriptions were not confirmed"
+                f"{self.health.name}: {len(missing)} of {len(self.natives)} subscriptions "
+                "were not confirmed"
             )
         self._become(State.LIVE)

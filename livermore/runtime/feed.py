@@ -8,6 +8,7 @@ daemon has it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ import trio
 
 from livermore.adapters import store
 from livermore.adapters.http import Http
-from livermore.adapters.redis import Redis, script
+from livermore.adapters.redis import Call, Redis, script
 from livermore.dialect import Dialect
 from livermore.errors import (
     Fenced,
@@ -34,7 +35,7 @@ from livermore.market.product import Product, resolve, top
 from livermore.market.tracker import Pending, Tracker
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.connection import Connection, Health, State
-from livermore.runtime.journal import Journal
+from livermore.runtime.journal import WAITING, Journal
 from livermore.runtime.lease import Lease
 from livermore.runtime.readings import Readings
 from livermore.runtime.repairs import ALLOWANCE, Repairs
@@ -86,6 +87,9 @@ class Feed:
         self._history_said = False
         self._say_history_at = 0.0
         self._scan_wanted = trio.Event()
+        self._unsaid: list[Call] = []
+        """Lifecycle messages that Redis did not take."""
+        self._away_said = False
 
     def now(self) -> int | None:
         """The exchange's time in ms: the furthest any of its connections has heard."""
@@ -98,7 +102,10 @@ class Feed:
         return max(heard, default=None)
 
     async def run(self) -> None:
-        """See the module. Raises :class:`TakenError`, :class:`StoreError`, :class:`UnknownSymbol`."""
+        """See the module.
+
+        Raises :class:`TakenError`, :class:`StoreError` and :class:`UnknownSymbol`.
+        """
         name = self.plan.dialect.name
         epoch = await self._lease.take()
         self.report.epoch = epoch
@@ -172,8 +179,8 @@ class Feed:
             clock=self.now,
             stored=lambda written: self._stored(written, readings),
             edge=readings.edge,
-            missing=lambda slots: self._repairs.missing(slots),
-            suspects=lambda slots: self._repairs.suspects(slots),
+            missing=lambda slots: repairs.missing(slots),  # noqa: PLW0108 - they know each other
+            suspects=lambda slots: repairs.suspects(slots),  # noqa: PLW0108
             back=self._came_back,
             chance=self._chance,
         )  # fmt: skip
@@ -225,8 +232,7 @@ class Feed:
             except (Fenced, StoreUnusable):
                 raise
             except StoreError as error:
-                if backoff.failures == 0:
-                    self.journal.warning("Redis is away", why=str(error))
+                self._say_away(str(error))
                 self.report.note = str(error)
                 await trio.sleep(backoff.next(self._chance()))
 
@@ -254,8 +260,15 @@ class Feed:
 
     def _came_back(self) -> None:
         """Redis takes what we write again: it may have come back empty."""
-        self.journal.info("Redis is back")
         self._scan_wanted.set()
+
+    def _say_away(self, why: str) -> None:
+        """Once per outage: the status cannot tell, it lives in the Redis that is away."""
+        if not self._away_said:
+            self._away_said = True
+            self.journal.warning(
+                "Redis is away", why=why, next="closed candles wait in memory; trying again"
+            )
 
     def _progressed(self, repairs: Repairs) -> None:
         progress = repairs.progress
@@ -280,7 +293,7 @@ class Feed:
         return 0 < total <= done
 
     async def _scan(self) -> None:
-        """Look for gaps when asked, and for every series at each boundary of the streamed timeframe."""
+        """Look for gaps when asked, and at each boundary of the streamed timeframe."""
         last = 0
         ms = self.plan.dialect.streamed.ms
         while True:
@@ -360,23 +373,40 @@ class Feed:
 
     async def _publish_status(self) -> None:
         while True:
-            calls = self.journal.calls()
             text = report_text(self.report, self.now(), trio.current_time())
-            calls.append(("SET", store.status_key(self.plan.dialect.name), text, "EX", STATUS_TTL))
-            try:
-                await self._redis.run(calls, "publish")
-            except StoreUnusable:
-                raise
-            except StoreError:
-                pass  # the writer tells; status lives in the Redis that is away
+            why = await self._say(
+                ("SET", store.status_key(self.plan.dialect.name), text, "EX", STATUS_TTL)
+            )
+            writer = self.report.writer
+            if writer is not None and writer.turns.away_since is not None:
+                why = why or writer.turns.away_why
+            if why:
+                self._say_away(why)
+            elif self._away_said:
+                self._away_said = False
+                self.journal.info("Redis is back")
             await trio.sleep(STATUS_EVERY)
+
+    async def _say(self, last: Call) -> str:
+        """Publish what the journal holds, and ``last`` after it; returns why Redis did not take it.
+
+        Messages it did not take are kept for the next time. Raises :class:`StoreUnusable`.
+        """
+        messages = [*self._unsaid, *self.journal.calls()][-WAITING:]
+        self._unsaid = messages  # also when this is cancelled
+        replies = await self._redis.run_each([*messages, last], "publish")
+        self._unsaid = [
+            message
+            for message, reply in zip(messages, replies, strict=False)
+            if isinstance(reply, StoreError)
+        ]
+        failed = [reply for reply in replies if isinstance(reply, StoreError)]
+        for error in failed:
+            if isinstance(error, StoreUnusable):
+                raise error
+        return str(failed[0]) if failed else ""
 
     async def _forget_status(self) -> None:
         """A status must not outlive its owner."""
-        try:
-            await self._redis.run(
-                [*self.journal.calls(), ("DEL", store.status_key(self.plan.dialect.name))],
-                "publish",
-            )
-        except StoreError:
-            return
+        with contextlib.suppress(StoreUnusable):
+            await self._say(("DEL", store.status_key(self.plan.dialect.name)))

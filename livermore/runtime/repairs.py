@@ -144,6 +144,8 @@ class Repairs:
         now = self._clock()
         if now is None or series.symbol not in self._natives:
             return
+        if cause != DEEPER:
+            self._wanting.add(series)
         for known in self._open.values():
             if known.series == series and known.first <= first and last <= known.last:
                 return
@@ -152,8 +154,6 @@ class Repairs:
         if same is not None:
             gap = attrs.evolve(same, last=max(last, same.last))
         self._open[gap.name] = gap
-        if cause != DEEPER:
-            self._wanting.add(series)
         self._changed.set()
 
     async def scan(self, series: Sequence[Series], cause: str, lane: Lane = Lane.REPAIR) -> int:
@@ -191,7 +191,7 @@ class Repairs:
     def _deepen(self, found: store.Survey, now: int) -> bool:
         """Ask for more where too few traded candles are stored; whether there is more to ask for.
 
-        After what everybody needs first: with the newest 300 a reading is good, with more it is exact.
+        After what everybody needs first: from the newest 300 a reading is good, from more exact.
         """
         further = deeper(
             found.series.timeframe,
@@ -206,7 +206,7 @@ class Repairs:
         return True
 
     async def read_ledger(self) -> None:
-        """Take up what the ledger holds: what a predecessor left and what other processes ask for."""
+        """Take up what the ledger holds: a predecessor left it, or another process asks for it."""
         exchange = self._lease.exchange
         reply = await self._redis.one("HGETALL", store.gaps_key(exchange))
         entries = (
@@ -223,6 +223,8 @@ class Repairs:
             if gap.outcome is Outcome.OPEN:
                 if gap.name not in self._open and gap.series.symbol in self._natives:
                     self._open[gap.name] = gap
+                    if gap.cause != DEEPER:
+                        self._wanting.add(gap.series)
                     self._changed.set()
             elif now - (gap.ended or 0) > REMEMBERED:
                 stale.append(name)
@@ -285,7 +287,7 @@ class Repairs:
         return gap
 
     def _take_look(self) -> tuple[Series, int, int, int, str] | None:
-        """A run of suspect slots of one series that are due: series, first, last, count, cause."""
+        """Suspect slots of one series that are due: series, first, last, count, cause."""
         now = self._clock()
         if now is None or not self._looks:
             return None
@@ -325,7 +327,7 @@ class Repairs:
             )
 
     async def _repair(self, gap: Gap) -> None:
-        """One try: ask REST for what is still missing, unless it is too early for another answer."""
+        """One try: ask REST for what is still missing, unless another answer would come too soon."""
         survey = await self._survey(gap)
         asked: Asked | None = None
         if survey.missing and gap.next_try <= (self._clock() or 0):
@@ -346,19 +348,22 @@ class Repairs:
 
     @staticmethod
     def _left(gap: Gap, survey: store.Survey) -> int:
-        """Slots of the gap that are still missing. What lies before the oldest candle never was there."""
-        if survey.oldest is None:
-            return (
-                0
-                if gap.cause in (HISTORY, DEEPER) and gap.attempts and survey.asked_from is not None
-                else gap.slots
-            )
+        """Slots of the gap that are still missing.
+
+        What lies before the oldest candle never was there, if REST was asked for it and answered.
+        """
         ms = gap.series.timeframe.ms
-        return sum(
-            (last - max(first, survey.oldest)) // ms + 1
-            for first, last in survey.missing
-            if last > survey.oldest
-        )
+        if survey.oldest is None:
+            asked = survey.asked_from is not None and survey.asked_from <= gap.first
+            return 0 if gap.cause in (HISTORY, DEEPER) and gap.attempts and asked else gap.slots
+        left = 0
+        for first, last in survey.missing:
+            left += max(0, (last - max(first, survey.oldest)) // ms + 1)
+            before = min(last, survey.oldest - ms)
+            if survey.asked_from is not None:
+                before = min(before, survey.asked_from - ms)
+            left += max(0, (before - first) // ms + 1)
+        return left
 
     def _plan(
         self, series: Series, first: int, last: int, survey: store.Survey
@@ -383,9 +388,14 @@ class Repairs:
         """Write the ledger: filled, another try, or unfillable."""
         series = gap.series
         now = self._clock() or gap.found
-        if left == 0:
+        # More of the series may have gone missing while this was asked for.
+        last = self._open.get(gap.name, gap).last
+        grown, gap = last > gap.last, attrs.evolve(gap, last=max(last, gap.last))
+        if left == 0 and grown:
+            gap = attrs.evolve(gap, next_try=now, omitted_at=None, note="")
+        elif left == 0:
             gap = attrs.evolve(gap, outcome=Outcome.FILLED, ended=now, note="")
-        elif gap.attempts >= ATTEMPTS and not asked.problem:
+        elif gap.attempts >= ATTEMPTS and not asked.problem and not grown:
             note = f"REST did not give {left} of {gap.slots} candles in {gap.attempts} tries"
             gap = attrs.evolve(gap, outcome=Outcome.UNFILLABLE, ended=now, note=note)
         else:
@@ -393,7 +403,7 @@ class Repairs:
             omitted_at = gap.omitted_at
             if asked.unproved:
                 omitted_at = omitted_at if omitted_at is not None else asked.at
-                # Another answer makes sense once it can prove something: a second look, or a settled one.
+                # Another answer helps once it proves something: a second look, or a settled one.
                 settled = gap.last + series.timeframe.ms + SETTLED
                 moments = [omitted_at + SECOND_LOOK, *([settled] if settled > now else [])]
                 wait = max(wait, min(moments) + 1_000 - now)

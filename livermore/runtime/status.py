@@ -57,7 +57,8 @@ class Report:
             waiting = self.writer.waiting()
             return (
                 "blind",
-                f"{self.writer.turns.away_why}; {waiting} closed candles wait in memory; trying again",
+                f"{self.writer.turns.away_why}; {waiting} closed candles wait in memory; "
+                "trying again",
             )
         down = [
             health for health in self.healths if health.state in (State.CONNECTING, State.WAITING)
@@ -75,8 +76,8 @@ class Report:
         lasting = [gap for gap in self.repairs.open_gaps if gap.attempts > 0]
         if lasting:
             gap = lasting[0]
-            note = f"{len(lasting)} gaps open, first {gap.series}: {gap.cause}; {gap.note}; REST is asked again"
-            return "live", note
+            note = f"{len(lasting)} gaps open, first {gap.series}: {gap.cause}; {gap.note}"
+            return "live", f"{note}; REST is asked again"
         return "live", ""
 
 

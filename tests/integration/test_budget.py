@@ -128,16 +128,16 @@ async def test_lanes_are_served_in_their_order(budget):
                 nursery.start_soon(ask, Lane.BY_HAND, 100)
             await trio.sleep(0.6)
             served.clear()
-            nursery.start_soon(ask, Lane.VERIFICATION, 6)
-            nursery.start_soon(ask, Lane.REPAIR, 6)
-            nursery.start_soon(ask, Lane.LIVE, 6)
+            for lane in (Lane.VERIFICATION, Lane.REPAIR, Lane.LIVE):
+                for _ in range(3):
+                    nursery.start_soon(ask, lane, 2)
             while collections.Counter(served)[Lane.VERIFICATION] < 6:
                 await trio.sleep(0.02)
             nursery.cancel_scope.cancel()
     place = {lane: max(i for i, one in enumerate(served) if one is lane) for lane in Lane}
     assert place[Lane.LIVE] < place[Lane.REPAIR] < place[Lane.VERIFICATION]
     ahead = served[: place[Lane.VERIFICATION] + 1]
-    assert collections.Counter(ahead)[Lane.BY_HAND] <= 6
+    assert collections.Counter(ahead)[Lane.BY_HAND] <= 4, [int(x) for x in ahead]
 
 
 async def test_a_waiter_that_gave_up_does_not_hold_the_lower_lanes_back(budget):

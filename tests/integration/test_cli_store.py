@@ -391,6 +391,7 @@ def test_tail_prints_closes_corrections_and_readings(livermore: Livermore, clien
     with livermore.start("tail", "BTC-USD") as process:
         assert process.stdout is not None
         wait_for_listener(client)
+        client.one("PUBLISH", store.keys(BTC).update_channel, "{}")  # not asked for
         client.run([store.write(BTC, 1, [candle(second)])])
         later = attrs.evolve(candle(second, close=101.5), as_of=second + 10_000_000)
         client.run([store.write(BTC, 1, [later])])
@@ -400,7 +401,6 @@ def test_tail_prints_closes_corrections_and_readings(livermore: Livermore, clien
         client.one("PUBLISH", channel, json.dumps(reading | {"state": {}}))
         withheld = reading | {"macdv": None, "withheld": "fewer than 60 candles: 2"}
         client.one("PUBLISH", channel, json.dumps(withheld))
-        client.one("PUBLISH", store.keys(BTC).update_channel, "{}")  # not asked for
         lines = [process.stdout.readline().split(maxsplit=4) for _ in range(4)]
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=10) == ("", "")

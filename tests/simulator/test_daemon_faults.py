@@ -1,4 +1,4 @@
-"""The exchange misbehaves, then stops misbehaving: the store is the truth again, and was never quiet about it.
+"""The exchange misbehaves, then stops it: the store is the truth again, and somebody was told.
 
 The clock of these runs is ten times as fast as ours, and the exchange's six times as fast as that:
 a wait of half a minute takes three seconds, and an exchange's minute takes one.
@@ -148,19 +148,12 @@ async def test_a_429_stops_everyone_for_as_long_as_it_says(
     with trio.fail_after(60 * RATE), listening(valkey_url) as heard:
         async with exchange(symbols=4, speed=SPEED) as simulator:
             async with running(simulator, valkey_url, tmp_path) as daemon:
-                await daemon.until(
-                    lambda: EXCHANGE in daemon.feeds and daemon.feed.history[0] >= 3
-                )
+                await daemon.until(lambda: EXCHANGE in daemon.feeds and daemon.feed.history[0] >= 3)
                 simulator.inject(fault="429", retry_after=retry_after, **{"for": 100.0})
                 await daemon.until(lambda: simulator.stats.rest_429)
                 # Those that were under way when it came.
-                refused, asked, since = (
-                    simulator.stats.rest_429,
-                    simulator.stats.rest_requests,
-                    time.monotonic(),
-                )
-                while time.monotonic() < since + 0.9:
-                    await trio.sleep(0.05)
+                refused, asked = simulator.stats.rest_429, simulator.stats.rest_requests
+                await trio.to_thread.run_sync(time.sleep, 0.9)  # bans count by the clock of Redis
                 assert simulator.stats.rest_requests <= asked + 5
                 assert simulator.stats.rest_429 <= refused + 5
                 await daemon.whole()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import threading
@@ -27,11 +28,18 @@ from livermore.runtime.feed import Feed
 from livermore.simulator import Simulator, SimulatorSettings
 from livermore.simulator import serve as simulate
 from livermore.simulator.trades import NS
-from scripts.check_truth import check
 
+SCRIPT = Path(__file__).parents[2] / "scripts" / "check_truth.py"
 EXCHANGE = "coinbase"
 START = 1_750_000_000_000 - 1_750_000_000_000 % 86_400_000 + 23 * 3_600_000 + 57 * 60_000
 """Three minutes before midnight UTC: every timeframe closes within the first minutes."""
+
+
+@contextlib.asynccontextmanager
+async def limited(seconds: float = 80) -> AsyncIterator[None]:
+    """Nothing waits for ever."""
+    with trio.fail_after(seconds):
+        yield
 
 
 @contextlib.asynccontextmanager
@@ -70,10 +78,12 @@ class Daemon:
     async def whole(self, within: float = 25.0) -> None:
         """Wait until the history is there and the stream is live."""
         await self.until(
-            lambda: EXCHANGE in self.feeds
-            and self.feed.history_whole
-            and self.told()[0] == "live"
-            and all(health.state.value == "live" for health in self.feed.report.healths),
+            lambda: (
+                EXCHANGE in self.feeds
+                and self.feed.history_whole
+                and self.told()[0] == "live"
+                and all(health.state.value == "live" for health in self.feed.report.healths)
+            ),
             within,
         )
 
@@ -121,6 +131,19 @@ async def stored(url: str, work: Callable[[Client], Any]) -> Any:
     return await trio.to_thread.run_sync(run)
 
 
+def _script() -> Any:
+    """``scripts/check_truth.py`` as a library: it is no module of a package."""
+    spec = importlib.util.spec_from_file_location("check_truth", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check = _script().check
+
+
 def now_of(simulator: Simulator) -> int:
     """The exchange's true time in ms."""
     return simulator.clock.now() // NS
@@ -129,7 +152,7 @@ def now_of(simulator: Simulator) -> int:
 async def agree(
     url: str, simulator: Simulator, symbols: Sequence[str], within: float = 15.0
 ) -> dict[str, Any]:
-    """Wait until the store equals the truth of this moment; what differs at the end is the failure."""
+    """Wait until the store equals the truth of this moment; what differs at last is shown."""
     until = now_of(simulator)
     deadline = time.monotonic() + within
     while True:
@@ -170,7 +193,7 @@ class Heard:
 
 @contextlib.contextmanager
 def listening(url: str) -> Iterator[Heard]:
-    """Hear everything the daemon publishes within the block; a Redis that goes away is waited for."""
+    """Hear what the daemon publishes within the block; a Redis that goes away is waited for."""
     heard, ready, stop = Heard(), threading.Event(), threading.Event()
 
     def listen() -> None:

@@ -9,18 +9,19 @@ local known = redis.call('HMGET', KEYS[1], 'next', 'banned_until', 'lane0', 'lan
 local banned = tonumber(known[2] or '0')
 if banned > time then return {0, banned - time} end
 local lane, space = tonumber(ARGV[2]), tonumber(ARGV[1])
+local function waits(for_time)
+  -- Until one space after the moment it is to ask again. A grant does not end it: others of the lane may wait.
+  if lane < 3 then redis.call('HSET', KEYS[1], 'lane' .. lane, string.format('%d', time + for_time + space)) end
+  return {0, for_time}
+end
 for higher = 0, lane - 1 do
-  if tonumber(known[3 + higher] or '0') > time then return {0, 2 * space} end
+  if tonumber(known[3 + higher] or '0') > time then return waits(2 * space) end
 end
 local due = tonumber(known[1] or '0')
 if due > time + 60000000 then due = 0 end -- the clock went back
 local wait = math.max(0, due - time)
-if wait > 2 * space then
-  if lane < 3 then redis.call('HSET', KEYS[1], 'lane' .. lane, string.format('%d', time + 2 * wait)) end
-  return {0, wait - space}
-end
+if wait > 2 * space then return waits(wait - space) end
 redis.call('HSET', KEYS[1], 'next', string.format('%d', time + wait + space * tonumber(ARGV[3])))
-if lane < 3 then redis.call('HDEL', KEYS[1], 'lane' .. lane) end
 redis.call('HINCRBY', KEYS[1], 'granted', 1)
 redis.call('EXPIRE', KEYS[1], 86400)
 return {1, wait}
