@@ -1,4 +1,4 @@
-"""Redis, Valkey or a cluster of them: synchronous redis-py behind worker threads, one hop per batch.
+"""Redis, Valkey or a cluster: synchronous redis-py behind worker threads, one hop per batch.
 
 What was measured and shapes this file: redis-py's default retries held one call for 59 s and ran an
 INCR twice, so there are none here; its cluster pipeline sends what a stalled node did not answer
@@ -9,6 +9,7 @@ own one-thread limiter, so that a slow batch never delays the lease.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.resources
 import re
@@ -33,10 +34,14 @@ CHUNK = 400
 SCRIPTS = {
     name: importlib.resources.files("livermore.adapters").joinpath(f"lua/{name}.lua").read_text()
     for name in (
-        "asked", "ban", "budget", "candles", "epoch", "lease", "publish", "reading", "survey", "whole"
+        "asked", "ban", "budget", "candles", "epoch", "lease", "publish", "reading", "survey",
+        "whole",
     )
 }  # fmt: skip
-DIGESTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
+DIGESTS = {
+    name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    for name, text in SCRIPTS.items()
+}
 NAMES = {digest: name for name, digest in DIGESTS.items()}
 
 FAILURES = (
@@ -66,8 +71,9 @@ def without_password(url: str) -> str:
 
 
 KEYED = frozenset(
-    "DEL EXISTS EXPIRE GET HDEL HEXISTS HGET HGETALL HLEN HMGET HSET HVALS INCR PERSIST PEXPIRE PTTL SET STRLEN TTL TYPE"
-    " XADD XLEN XRANGE XREVRANGE ZADD ZCARD ZCOUNT ZRANGE ZRANGEBYSCORE ZREM ZREVRANGE ZSCORE".split()
+    "DEL EXISTS EXPIRE GET HDEL HEXISTS HGET HGETALL HLEN HMGET HSET HVALS INCR PERSIST PEXPIRE"
+    " PTTL SET STRLEN TTL TYPE XADD XLEN XRANGE XREVRANGE ZADD ZCARD ZCOUNT ZRANGE ZRANGEBYSCORE"
+    " ZREM ZREVRANGE ZSCORE".split()
 )
 """Commands whose first argument is their only key."""
 
@@ -89,7 +95,7 @@ class Client:
         self.is_cluster = url.startswith(("redis+cluster://", "rediss+cluster://"))
         self._redis: Any = None
         self._silent: str | None = None
-        """A node of the cluster that did not answer: who serves what is learned anew, not from it."""
+        """A node of the cluster that did not answer: who serves what is asked of the others."""
         if not url.startswith(
             ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
         ):
@@ -131,10 +137,8 @@ class Client:
     def close(self) -> None:
         """Drop the connection; the next call opens a new one."""
         if self._redis is not None:
-            try:
+            with contextlib.suppress(*FAILURES):
                 self._redis.close()
-            except FAILURES:
-                pass
             self._redis = None
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
@@ -156,7 +160,7 @@ class Client:
     def run_each(self, calls: Sequence[Call]) -> list[Any]:
         """As :meth:`run`, with a :class:`StoreError` in the place of each reply that is not there.
 
-        What is in the place of a call that a lost connection carried says nothing about whether it ran.
+        Where a lost connection carried the call, that says nothing about whether it was run.
         """
         replies: list[Any] = [None] * len(calls)
         try:
@@ -189,10 +193,8 @@ class Client:
         if not self.is_cluster:
             return [(client, "", list(range(len(calls))))]
         if self._silent is not None:
-            try:
+            with contextlib.suppress(*FAILURES):  # what was known of the others still serves
                 client.nodes_manager.initialize(last_failed_node_name=self._silent)
-            except FAILURES:
-                pass  # what was known of the others still serves
             self._silent = None
         routes: dict[str, tuple[Any, str, list[int]]] = {}
         for i, call in enumerate(calls):
@@ -223,7 +225,9 @@ class Client:
         if unknown:
             for name in {NAMES[calls[i][1]] for i in unknown}:
                 server.script_load(SCRIPTS[name])
-            for i, reply in zip(unknown, self._pipeline(server, [calls[i] for i in unknown]), strict=True):
+            for i, reply in zip(
+                unknown, self._pipeline(server, [calls[i] for i in unknown]), strict=True
+            ):
                 replies[i] = reply
         if self.is_cluster:
             elsewhere = redis.exceptions.AskError, redis.exceptions.TryAgainError  # MOVED is an ASK
@@ -255,7 +259,9 @@ class Client:
             info = next(iter(info.values()))
         return dict(info)
 
-    def messages(self, patterns: Sequence[str], stopped: threading.Event) -> Iterator[tuple[str, bytes]]:
+    def messages(
+        self, patterns: Sequence[str], stopped: threading.Event
+    ) -> Iterator[tuple[str, bytes]]:
         """Channel and payload of what is published on ``patterns``, until ``stopped`` is set."""
         try:
             with self._connect().pubsub(ignore_subscribe_messages=True) as pubsub:
@@ -284,8 +290,14 @@ def translate(error: Exception, shown: str) -> StoreError:
     text = (" ".join(str(error).split()) or type(error).__name__)[:300]
     if "FENCED" in text:
         return Fenced(f"{text}: another daemon took over this exchange")
-    if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in text or "WRONGPASS" in text:
-        return StoreUnusable(f"Redis {shown} refuses us: {text}: check the user and password in the URL")
+    if (
+        isinstance(error, redis.exceptions.AuthenticationError)
+        or "NOAUTH" in text
+        or "WRONGPASS" in text
+    ):
+        return StoreUnusable(
+            f"Redis {shown} refuses us: {text}: check the user and password in the URL"
+        )
     if "WRONGTYPE" in text:
         return StoreError(
             f"Redis {shown}: a key of ours holds another type of value: {text}: "
@@ -296,11 +308,17 @@ def translate(error: Exception, shown: str) -> StoreError:
     if "READONLY" in text or isinstance(error, redis.exceptions.ReadOnlyError):
         return StoreError(f"Redis {shown} is a read-only replica: point us at the primary")
     if isinstance(error, redis.exceptions.InvalidResponse) or "Protocol Error" in text:
-        return StoreUnusable(f"{shown} does not speak the Redis protocol: {text[:80]}: check host and port")
+        return StoreUnusable(
+            f"{shown} does not speak the Redis protocol: {text[:80]}: check host and port"
+        )
     if isinstance(error, redis.exceptions.NoPermissionError) or "can't run this command" in text:
-        return StoreUnusable(f"Redis {shown} does not allow us what we need: {text}: extend the user's rights")
+        return StoreUnusable(
+            f"Redis {shown} does not allow us what we need: {text}: extend the user's rights"
+        )
     if isinstance(error, redis.exceptions.MovedError) or text.startswith("MOVED"):
-        return StoreUnusable(f"Redis {shown} is a node of a cluster: use redis+cluster:// in the URL")
+        return StoreUnusable(
+            f"Redis {shown} is a node of a cluster: use redis+cluster:// in the URL"
+        )
     if "unknown command" in text.lower():
         return StoreUnusable(f"Redis {shown} lacks a command we need: {text[:120]}")
     return StoreError(f"Redis {shown}: {text}")
@@ -324,14 +342,14 @@ class Redis:
         self._lanes = {lane: _Lane(Client(url), trio.CapacityLimiter(1)) for lane in LANES}
 
     async def run(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
-        """Replies in order, from a worker thread. Raises :class:`StoreError`; never abandons a call."""
+        """Replies in order, from a worker thread, never abandoned. Raises :class:`StoreError`."""
         if not calls:
             return []
         chosen = self._lanes[lane]
         return await trio.to_thread.run_sync(chosen.client.run, calls, limiter=chosen.limiter)
 
     async def run_each(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
-        """As :meth:`run`, with a :class:`StoreError` in the place of each reply that is not there."""
+        """As :meth:`run`, with a :class:`StoreError` in place of each reply that is not there."""
         if not calls:
             return []
         chosen = self._lanes[lane]

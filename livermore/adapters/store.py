@@ -36,7 +36,7 @@ class Keys:
     identity: str
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def keys(series: Series) -> Keys:
     """Keys and channels of ``series``."""
     exchange, symbol, tf = series.exchange, series.symbol, series.timeframe.value
@@ -119,7 +119,9 @@ def decode_candle(series: Series, member: bytes) -> Candle:
             Kind(row.kind), Evidence.parse(row.evidence), row.as_of, row.revision,
         )  # fmt: skip
     except (msgspec.MsgspecError, ValueError, KeyError, ImpossibleCandle) as error:
-        raise MalformedMessage(f"{keys(series).candles} holds what is no candle ({error})", member) from None
+        raise MalformedMessage(
+            f"{keys(series).candles} holds what is no candle ({error})", member
+        ) from None
 
 
 def decode_candles(series: Series, members: Iterable[bytes]) -> tuple[list[Candle], int]:
@@ -136,7 +138,10 @@ def decode_candles(series: Series, members: Iterable[bytes]) -> tuple[list[Candl
 
 def prices(candle: Candle) -> str:
     """Open, high, low and close as JSON text; floats by ``repr``, the shortest that round-trips."""
-    return f'"open":{candle.open!r},"high":{candle.high!r},"low":{candle.low!r},"close":{candle.close!r}'
+    return (
+        f'"open":{candle.open!r},"high":{candle.high!r},'
+        f'"low":{candle.low!r},"close":{candle.close!r}'
+    )
 
 
 # -- writing ----------------------------------------------------------------------------------
@@ -182,7 +187,7 @@ def write(
     history: bool = False,
     edge: Edge | None = None,
 ) -> Call:
-    """Store ``candles`` (ascending). An empty takes the close stored before it, its own price where there is none."""
+    """Store ``candles`` (ascending). An empty takes the close stored before it, if there is one."""
     named = keys(series)
     arguments: list[str | bytes | int] = [
         epoch,
@@ -196,11 +201,19 @@ def write(
     arguments += [edge.time, edge.after, edge.before] if edge else ["", "", ""]
     for candle in candles:
         text = prices(candle) if candle.kind is Kind.TRADED else repr(candle.close)
-        arguments += [candle.open_time, text, repr(candle.volume), int(candle.evidence), candle.as_of]
+        arguments += [
+            candle.open_time,
+            text,
+            repr(candle.volume),
+            int(candle.evidence),
+            candle.as_of,
+        ]
     return script("candles", (named.candles, named.companion), *arguments)
 
 
-def written(series: Series, candles: Sequence[Candle], reply: Any, *, history: bool = False) -> Written:
+def written(
+    series: Series, candles: Sequence[Candle], reply: Any, *, history: bool = False
+) -> Written:
     """The reply to :func:`write`."""
     stored, version, codes, oldest, corrected = reply
     return Written(
@@ -233,7 +246,11 @@ def read_companion(reply: Sequence[bytes | None]) -> Companion:
     version, corrected, edge_time, edge, base = reply
     try:
         return Companion(
-            int(version or 0), int(corrected or 0), int(edge_time) if edge_time else None, edge or b"", base or b""
+            int(version or 0),
+            int(corrected or 0),
+            int(edge_time) if edge_time else None,
+            edge or b"",
+            base or b"",
         )
     except ValueError:
         raise MalformedMessage("a series hash holds what is no version", repr(reply)) from None

@@ -60,7 +60,7 @@ GRACE = 3.0
 KEPT = 3
 """Slots per symbol kept after their end, for late trades and the candle channel's final sample."""
 STEADY = 30_000
-"""Stamps further apart (ms) than this, either way, are two clocks: between them we heard nothing."""
+"""Stamps further apart (ms) than this, either way, are two clocks with nothing heard between."""
 
 
 @attrs.define
@@ -376,6 +376,7 @@ class Tracker:
 
     def _count_anew(self, tape: _Tape, trades: list[Trade]) -> None:
         """The exchange started its ids anew: what happened in between is unknown."""
+        self._doubt_unproved(tape)
         tape.ahead.clear()
         tape.top = tape.last_id = -1
         tape.complete_from = None
@@ -446,6 +447,7 @@ class Tracker:
 
     def _skip_to_ahead(self, tape: _Tape) -> None:
         """Give up waiting for the missing ids: the chain goes on behind them."""
+        self._doubt_unproved(tape)
         waiting = sorted(tape.ahead.values(), key=lambda trade: trade.trade_id)
         run = waiting[_newest_run(waiting) :]
         tape.complete_from = run[0].time + 1 + self._settle_after
@@ -454,11 +456,19 @@ class Tracker:
             tape.complete_from = min(tape.complete_from, tape.whole_since)
         self._start_chain(tape, run)
 
+    def _doubt_unproved(self, tape: _Tape) -> None:
+        """Trades are lost for good: a late one may belong to a slot that the clock closed."""
+        for open_time in sorted(tape.closed)[-2:]:
+            if tape.closed[open_time].close_time > tape.last_time:
+                self._suspect(tape.series, open_time, "trades were lost soon after its end")
+
     def _go_on(self, tape: _Tape, end: int) -> None:
         """After a slot that was not proved: what is missing of it must not spoil the next."""
         if tape.ahead:
-            self._skip_to_ahead(tape)
+            if tape.last_time < end:  # else ids of later slots are missing, and may still come
+                self._skip_to_ahead(tape)
         elif tape.unsure and tape.whole_since is not None and tape.whole_since <= end:
+            self._doubt_unproved(tape)
             tape.open = True
             tape.slots.clear()
             tape.last_time = -1

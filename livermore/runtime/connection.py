@@ -24,7 +24,9 @@ FIRST_FRAME = 10.0
 SILENT = 30.0
 """Seconds without any frame after which a socket is stalled."""
 ACKNOWLEDGED = 20.0
-"""Seconds after subscribing in which every subscription must be confirmed."""
+"""Seconds of listening in which every subscription must be confirmed."""
+OVERSLEPT = 1.0
+"""Seconds by which a wait may last longer than asked for before it says more of us than of them."""
 
 
 class State(enum.Enum):
@@ -100,10 +102,10 @@ class Connection:
         tracker, read = self.tracker, self.dialect.read
         confirmed: dict[str, int] = dict.fromkeys(self.natives, 0)
         channels = len(waiting)
-        started = trio.current_time()
+        listened = 0.0
         silent_after = FIRST_FRAME
         while True:
-            waited_from = trio.current_time()
+            begun = waited_from = trio.current_time()
             text: str | bytes | None = None
             # Two reasons to wake: silence for too long, or a slot that is due in the silence.
             limit = min(silent_after, max(0.02, tracker.due_in(waited_from)))
@@ -112,14 +114,17 @@ class Connection:
                     text = await socket.get()
                 if text is None:
                     now = trio.current_time()
+                    if now - begun > limit + OVERSLEPT:
+                        waited_from = now  # it was us who did not run: what came may wait unread
                     if now - waited_from >= silent_after:
                         raise Stalled(f"{self.health.name}: no frame for {silent_after:.0f} s")
                     tracker.tick(now)
                     self._wake_if_urgent()
                     limit = min(silent_after - (now - waited_from), max(0.02, tracker.due_in(now)))
-                    limit = max(limit, 0.0)
+                    begun, limit = now, max(limit, 0.0)
             silent_after = SILENT
             now = trio.current_time()
+            listened += now - waited_from
             self.health.frames += 1
             try:
                 frame: Frame = read(text)
@@ -130,7 +135,7 @@ class Connection:
             tracker.take(frame, now)
             if waiting:
                 self._acknowledge(frame, waiting, confirmed, channels, now)
-                if waiting and now - started > ACKNOWLEDGED:
+                if waiting and listened > ACKNOWLEDGED:
                     self._report_unconfirmed(waiting)
                     waiting = {}
                 elif not waiting:

@@ -365,6 +365,10 @@ class Feed:
                 )
             )
             self._healths.append(Health(f"{dialect.name}/{number}", len(products)))
+            known = self._clock.read(trio.current_time())
+            if known is not None:
+                # The REST server's time: the first stamp of a socket is not believed alone either.
+                self._trackers[-1].clock.hear(known, trio.current_time())
             self._tracker_of.update((p.symbol, self._trackers[-1]) for p in products)
         self.report.healths = self._healths
         self.report.trackers = self._trackers

@@ -25,7 +25,7 @@ RENEW = 8.0
 
 @attrs.define
 class Lease:
-    """The lease of one exchange. ``holder`` is unique per process, ``description`` is for people."""
+    """The lease of one exchange. ``holder`` is one process, ``description`` is for people."""
 
     redis: Redis
     exchange: str
@@ -50,7 +50,7 @@ class Lease:
         return self.epoch
 
     async def hold(self, retaken: Callable[[], object]) -> None:
-        """Renew until cancelled; calls ``retaken`` after taking the lease anew under a higher epoch."""
+        """Renew until cancelled; ``retaken`` hears that it was taken anew, under a higher epoch."""
         wait = RENEW
         while True:
             await trio.sleep(wait)

@@ -1,8 +1,8 @@
 """The only writer of an exchange's readings: follows what was stored, in order per series.
 
 The common case, one new newest candle per series, is one vectorised step over all of them. Whatever
-else happened to a series (a correction, a repair, a start) is replayed exactly from the oldest state
-the store keeps. No windows of candles are held in memory.
+else happened to a series (a correction, a repair, a start) is replayed exactly from the oldest
+state the store keeps. No windows of candles are held in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from livermore.signals.reading import build_readings, decode_reading
 from livermore.signals.state import State, States, decode_state
 
 MOST_STEPS = 20
-"""Candles appended to one series at once that are stepped; more are replayed together with other series."""
+"""Candles appended to one series at once that are stepped; more are replayed with other series."""
 REPLAYED_AT_ONCE = 100
 """Series per replay: bounds the memory of a restart."""
 
@@ -117,7 +117,7 @@ class Readings:
             await self._resume(fresh[at : at + 500])
 
     async def run(self) -> None:
-        """Follow the writer; raises :class:`~livermore.errors.Fenced` when a newer holder writes."""
+        """Follow the writer; raises :class:`~livermore.errors.Fenced` under a newer holder."""
         backoff = Backoff(first=0.25, most=5.0)
         while True:
             if not (self._queue or self._stale or self._unpublished):
@@ -162,7 +162,11 @@ class Readings:
         fresh = [c for c in appended if c.open_time > newest]
         if written.version <= head.version:
             return None if fresh else []  # a replay has seen it already
-        if not written.appended_only or written.version > head.version + 1 or len(fresh) > MOST_STEPS:
+        if (
+            not written.appended_only
+            or written.version > head.version + 1
+            or len(fresh) > MOST_STEPS
+        ):
             return None
         if len(fresh) < len(appended) or not (appended or "v" in written.codes):
             return None  # what made this version was not told, or not stored where we look
@@ -181,10 +185,12 @@ class Readings:
         depth = 0
         while True:
             lists = [fresh for _, _, fresh in work if len(fresh) > depth]
-            layer = [(head, written, fresh[depth]) for head, written, fresh in work if len(fresh) > depth]
+            layer = [
+                (head, written, fresh[depth]) for head, written, fresh in work if len(fresh) > depth
+            ]
             if not layer:
                 break
-            # One series may have been written twice since the last turn: one candle per step and row.
+            # A series may have been written twice since the last turn: one candle per step and row.
             rows = [head.row for head, _, _ in layer]
             if len(set(rows)) < len(rows):
                 self._step_one_by_one(work, depth)
@@ -239,11 +245,13 @@ class Readings:
             revisions=[candle.revision for _, candle in newest],
         )
         for (series, _), head, (_, text) in zip(newest, heads, built, strict=True):
-            # Where the series stood: a restart trusts the state unless something changed behind it since.
-            self._unpublished.setdefault(series, []).append(b'%b,"version":%d}' % (text[:-1], head.version))
+            # Where it stood: a restart trusts the state unless something changed behind it since.
+            self._unpublished.setdefault(series, []).append(
+                b'%b,"version":%d}' % (text[:-1], head.version)
+            )
 
     def _move_edges(self, work: Sequence[tuple[_Head, store.Written]]) -> None:
-        """Full series lose their oldest candle at the next write: take it into the replay edge first."""
+        """Full series lose their oldest candle at the next write: the edge takes it first."""
         moving: dict[int, tuple[_Head, Candle]] = {}
         for head, written in work:
             if not written.oldest:
@@ -262,7 +270,9 @@ class Readings:
         if not moving:
             return
         rows = np.array(list(moving))
-        first = np.array([row for row, (head, _) in moving.items() if head.edge_time == 0], np.int64)
+        first = np.array(
+            [row for row, (head, _) in moving.items() if head.edge_time == 0], np.int64
+        )
         self._after.put(first, States.fresh(len(first)))
         self._before.put(rows, self._after.take(rows))
         self._advance(self._after, rows.tolist(), [candle for _, candle in moving.values()])
@@ -290,7 +300,9 @@ class Readings:
             ]
         replies = await self._redis.run_each(calls, "read")
         for reply in replies:
-            if isinstance(reply, StoreError) and (type(reply) is not StoreError or not answered(reply)):
+            if isinstance(reply, StoreError) and (
+                type(reply) is not StoreError or not answered(reply)
+            ):
                 raise reply
         behind: list[Series] = []
         full: list[tuple[_Head, store.Written]] = []
@@ -316,7 +328,11 @@ class Readings:
             except (MalformedMessage, msgspec.MsgspecError):
                 behind.append(one)
                 continue
-            if version < known.corrected or version > known.version or state.open_time != newest.open_time:
+            if (
+                version < known.corrected
+                or version > known.version
+                or state.open_time != newest.open_time
+            ):
                 behind.append(one)
                 continue
             row = np.array([head.row])
@@ -327,7 +343,12 @@ class Readings:
                 self._after.put(row, States.of([edges[1]]))
                 self._before.put(row, States.of([edges[2]]))
             if card >= store.KEEP:
-                full.append((head, store.Written(one, (), card, known.version, "", first[0], known.corrected)))
+                full.append(
+                    (
+                        head,
+                        store.Written(one, (), card, known.version, "", first[0], known.corrected),
+                    )
+                )
         self._move_edges(full)
         self._stale.update(behind)
 
@@ -339,7 +360,7 @@ class Readings:
             if isinstance(reply, StoreError):
                 if type(reply) is not StoreError or not answered(reply):
                     raise reply
-                continue  # somebody else's key: the writer tells, and its next success leads here again
+                continue  # somebody else's key: the writer tells, its next success leads here again
             *fields, members = reply
             candles, _ = store.decode_candles(one, members)
             start, head = States.fresh(1), self._heads[one]
@@ -353,7 +374,9 @@ class Readings:
                     elif candles[0].open_time > known.edge_time:
                         start = States.of([after])
             except MalformedMessage:
-                start = States.fresh(1)  # a damaged state: the oldest stored candle becomes the anchor
+                start = States.fresh(
+                    1
+                )  # a damaged state: the oldest stored candle becomes the anchor
             if candles:
                 found.append((one, candles, start))
         if not found:
@@ -364,7 +387,9 @@ class Readings:
             self._states.put(np.array([row]), start)
         # First up to the replay edge of the full series, then to the head.
         cuts = [max(0, len(candles) - store.KEEP) for _, candles, _ in found]
-        self._run_through(rows, [candles[:cut] for (_, candles, _), cut in zip(found, cuts, strict=True)])
+        self._run_through(
+            rows, [candles[:cut] for (_, candles, _), cut in zip(found, cuts, strict=True)]
+        )
         self._before.put(rows, self._states.take(rows))
         self._run_through(
             rows, [candles[cut : cut + 1] for (_, candles, _), cut in zip(found, cuts, strict=True)]
@@ -382,7 +407,9 @@ class Readings:
             self._unpublished.pop(one, None)
         self._build([(one, candles[-1]) for one, candles, _ in found])
 
-    def _run_through(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]], lists: Sequence[Sequence[Candle]]) -> None:
+    def _run_through(
+        self, rows: np.ndarray[tuple[int], np.dtype[np.int64]], lists: Sequence[Sequence[Candle]]
+    ) -> None:
         depth = max(map(len, lists), default=0)
         if depth == 0:
             return

@@ -152,7 +152,9 @@ class Repairs:
         gap = Gap(series, first, last, cause, now, lane, next_try=now)
         same = self._open.get(gap.name)
         if same is not None:
-            gap = attrs.evolve(same, last=max(last, same.last))
+            # The slots that joined were in no look before: the second one is still to come for them.
+            omitted_at = same.omitted_at if last <= same.last else None
+            gap = attrs.evolve(same, last=max(last, same.last), omitted_at=omitted_at)
         self._open[gap.name] = gap
         self._changed.set()
 

@@ -56,14 +56,18 @@ class Budget:
     async def grant_alone(self) -> None:
         """The slow pace for when Redis is away: one per second, in this process only."""
         last = self._granted[-1] if self._granted else -1.0
-        await trio.sleep(max(0.0, last + 1.0 - trio.current_time(), self._stop_until - trio.current_time()))
+        await trio.sleep(
+            max(0.0, last + 1.0 - trio.current_time(), self._stop_until - trio.current_time())
+        )
         self._granted.append(trio.current_time())
 
     async def refused(self, seconds: float, why: str) -> None:
         """The exchange told us to stay away."""
         self.refusals += 1
         self._stop_until = max(self._stop_until, trio.current_time() + seconds)
-        call = script("ban", (store.budget_key(self.exchange),), int(seconds * 1_000_000), why[:200])
+        call = script(
+            "ban", (store.budget_key(self.exchange),), int(seconds * 1_000_000), why[:200]
+        )
         try:
             await self.redis.run([call], "publish")
         except StoreError:
@@ -92,20 +96,28 @@ class Rest:
 
         Raises :class:`~livermore.errors.RestError` and :class:`StoreError`.
         """
-        reply, asked_at = await self._ask(self.dialect.candles_request(native, timeframe, first, last), lane)
+        reply, asked_at = await self._ask(
+            self.dialect.candles_request(native, timeframe, first, last), lane
+        )
         return self.dialect.read_candles(reply.body), asked_at
 
     async def products(self) -> Sequence[Product]:
         """What the exchange lists."""
         request = self.dialect.products_request()
-        return self.dialect.read_products((await self._ask(request, Lane.LIVE, without_redis=True))[0].body)
+        return self.dialect.read_products(
+            (await self._ask(request, Lane.LIVE, without_redis=True))[0].body
+        )
 
     async def time(self) -> int:
         """The exchange's clock in ms, read half a round trip ago."""
         request = self.dialect.time_request()
-        return self.dialect.read_time((await self._ask(request, Lane.LIVE, without_redis=True))[0].body)
+        return self.dialect.read_time(
+            (await self._ask(request, Lane.LIVE, without_redis=True))[0].body
+        )
 
-    async def _ask(self, request: Request, lane: Lane, *, without_redis: bool = False) -> tuple[Reply, int]:
+    async def _ask(
+        self, request: Request, lane: Lane, *, without_redis: bool = False
+    ) -> tuple[Reply, int]:
         try:
             await self.budget.grant(lane, request.weight)
         except StoreError:

@@ -46,13 +46,14 @@ async def supervise(
                     raise
                 error = first_of(rest) or error
             why = str(error) or type(error).__name__
-            if not isinstance(error, LivermoreError):
-                # Ours to mend: the log must show where, the person still gets one line.
-                journal.warning(
-                    f"{what} failed unexpectedly",
-                    error=f"{type(error).__name__}: {why}",
-                    trace=trace(error),
-                )
+            report(what, error, journal)
+        except BaseExceptionGroup as group:
+            # What breaks while it is being stopped must not stop the stopping.
+            cancelled, rest = group.split(trio.Cancelled)
+            if cancelled is None or not isinstance(rest, ExceptionGroup):
+                raise
+            report(what, first_of(rest) or rest, journal)
+            raise cancelled from None
         if trio.current_time() - started >= HEALTHY:
             backoff.reset()
         wait = backoff.next(chance())
@@ -66,6 +67,17 @@ async def supervise(
                 f"{what} failed {PATIENCE} times in a row", why=why, next="trying every 60 s"
             )
         await trio.sleep(wait)
+
+
+def report(what: str, error: Exception, journal: Journal) -> None:
+    """An error that is ours to mend: the log must show where, the person still gets one line."""
+    if not isinstance(error, LivermoreError):
+        why = str(error) or type(error).__name__
+        journal.warning(
+            f"{what} failed unexpectedly",
+            error=f"{type(error).__name__}: {why}",
+            trace=trace(error),
+        )
 
 
 def first_of(group: BaseException | None) -> Exception | None:

@@ -75,7 +75,7 @@ class Turns:
 class Writer:
     """Owns the stored candles of one exchange. :meth:`run` ends when cancelled."""
 
-    def __init__(  # noqa: PLR0913 - what it connects
+    def __init__(
         self,
         redis: Redis,
         lease: Lease,
@@ -105,8 +105,6 @@ class Writer:
         self._pages: deque[_Page] = deque()
         self._touched: dict[Series, set[int]] = {}
         """Parents whose children changed: folded again from the store before the turn ends."""
-        self._contradicted: set[Series] = set()
-        """Series of which the folder was given a candle that is not the stored one."""
         self._unsure: set[Series] = set()
         """A write of these failed or its reply was lost: what it changed comes back as "same"."""
         self._refused: list[StoreError] = []
@@ -157,7 +155,9 @@ class Writer:
     def waiting(self) -> int:
         """Closed candles that Redis has not taken yet."""
         batches = (self._batch, self._past)
-        return self._pending.size() + sum(len(slots) for batch in batches for slots in batch.values())
+        return self._pending.size() + sum(
+            len(slots) for batch in batches for slots in batch.values()
+        )
 
     # -- the task -------------------------------------------------------------------------
 
@@ -304,17 +304,21 @@ class Writer:
         if not self._lease.valid():
             raise LeaseLost("the lease lapsed: nothing is written until it is ours again")
         calls = [
-            store.write(series, self._lease.epoch, candles, history=history, edge=self._edge(series))
+            store.write(
+                series, self._lease.epoch, candles, history=history, edge=self._edge(series)
+            )
             for series, candles in zip(ordered, listed, strict=True)
         ]
         replies = await self._redis.run_each(calls)
         self._unsure.update(
-            series for series, reply in zip(ordered, replies, strict=True) if isinstance(reply, StoreError)
+            series
+            for series, reply in zip(ordered, replies, strict=True)
+            if isinstance(reply, StoreError)
         )
         return replies
 
     def _raise_unless_refused(self, replies: Iterable[object]) -> None:
-        """Raise what stops everything; what the server said of one series is kept for the end of the turn."""
+        """Raise what stops everything; a refusal of one series waits for the turn's end."""
         for reply in replies:
             if isinstance(reply, StoreError):
                 if type(reply) is not StoreError or not answered(reply):
@@ -346,7 +350,7 @@ class Writer:
             )
 
     def _touch(self, result: store.Written) -> None:
-        """Remember the parents of what changed; those of running slots are in the folder already."""
+        """Remember the parents of what changed; running ones are in the folder already."""
         series = result.series
         parent = parent_series(series)
         if parent is None:
@@ -354,8 +358,6 @@ class Writer:
         changed = result.having("icvws" if series in self._unsure else "icvw")
         changed += [c for c in result.having("a") if self._folder.is_old(c)]
         self._unsure.discard(series)
-        if "w" in result.codes:
-            self._contradicted.add(series)
         if changed:
             slots = self._touched.setdefault(parent, set())
             slots.update(parent.timeframe.floor(candle.open_time) for candle in changed)
@@ -368,8 +370,11 @@ class Writer:
             for parent, slots in touched.items():
                 first, last = min(slots), children_range(parent.timeframe, max(slots))[1]
                 child = child_series(parent)
-                assert child is not None  # noqa: S101 - parents have children
-                calls += [store.range_call(child, first, last), store.range_call(parent, first, max(slots))]
+                assert child is not None
+                calls += [
+                    store.range_call(child, first, last),
+                    store.range_call(parent, first, max(slots)),
+                ]
             replies = await self._redis.run_each(calls)
             self._raise_unless_refused(replies)
             self._touched.clear()
@@ -383,14 +388,10 @@ class Writer:
     def _fold_again(
         self, parent: Series, slots: set[int], children: Sequence[bytes], parents: Sequence[bytes]
     ) -> None:
-        """Put what ``children`` make of ``parent`` into the batch where ``parents`` differ from it."""
+        """Write what ``children`` make of ``parent`` where the stored ``parents`` differ."""
         child = child_series(parent)
-        assert child is not None  # noqa: S101 - parents have children
+        assert child is not None
         stored = store.decode_candles(child, children)[0]
-        if child in self._contradicted:
-            self._contradicted.discard(child)
-            for candle in stored:
-                self._folder.take(candle)
         known = {c.open_time: c for c in store.decode_candles(parent, parents)[0]}
         for folded in fold_all(parent, stored):
             if folded.open_time not in slots:
@@ -401,11 +402,11 @@ class Writer:
             if there is not None and there.evidence is Evidence.REST:
                 self._suspects([Suspect(parent, folded.open_time, "its children say otherwise")])
                 continue
-            if there is not None:
-                # Its children are newer than what was made of them before, whatever frame they are from.
-                folded = attrs.evolve(folded, as_of=max(folded.as_of, there.as_of))
-            self._put(self._past, folded)
-            for higher in self._folder.take(folded):
+            # Newer than what was made of its children before, whatever frame they are from.
+            as_of = max(folded.as_of, there.as_of) if there is not None else folded.as_of
+            changed = attrs.evolve(folded, as_of=as_of)
+            self._put(self._past, changed)
+            for higher in self._folder.take(changed):
                 self._put(self._past, higher)
 
     async def _show(self) -> None:
@@ -423,7 +424,8 @@ class Writer:
         ]  # fmt: skip
         calls += [
             script("publish", (store.ticker_key(exchange, symbol),),
-                   store.ticker_channel(exchange, symbol), ticker_text(exchange, symbol, ticker), TICKER_TTL)
+                   store.ticker_channel(exchange, symbol),
+                   ticker_text(exchange, symbol, ticker), TICKER_TTL)
             for symbol, ticker in tickers.items()
         ]  # fmt: skip
         if self._lease.valid():
@@ -467,5 +469,7 @@ def forming_text(one: Forming) -> bytes:
 def ticker_text(exchange: str, symbol: str, ticker: Ticker) -> bytes:
     """The ticker as it is stored and published."""
     return msgspec.json.encode(
-        _TickerText(exchange, symbol, ticker.price, ticker.time, ticker.bid, ticker.ask, ticker.volume_24h)
+        _TickerText(
+            exchange, symbol, ticker.price, ticker.time, ticker.bid, ticker.ask, ticker.volume_24h
+        )
     )

@@ -131,7 +131,7 @@ async def test_lanes_are_served_in_their_order(budget):
             for lane in (Lane.VERIFICATION, Lane.REPAIR, Lane.LIVE):
                 for _ in range(3):
                     nursery.start_soon(ask, lane, 2)
-            while collections.Counter(served)[Lane.VERIFICATION] < 6:
+            while collections.Counter(served)[Lane.VERIFICATION] < 6:  # noqa: ASYNC110 - counts
                 await trio.sleep(0.02)
             nursery.cancel_scope.cancel()
     place = {lane: max(i for i, one in enumerate(served) if one is lane) for lane in Lane}
@@ -172,7 +172,9 @@ async def test_a_ban_stops_everyone_also_in_another_process(valkey_url, budget):
     stopped = [moment for moment in granted if banned + 2.5 / PER_SECOND < moment < banned + 1.4]
     assert stopped == []
     assert [moment for moment in granted if moment > banned + 1.4]
-    known = await budget.redis.one("HMGET", store.budget_key(budget.exchange), "banned_why", "refusals")
+    known = await budget.redis.one(
+        "HMGET", store.budget_key(budget.exchange), "banned_why", "refusals"
+    )
     assert known == [b"429: slow down", b"1"]
     other.redis.close()
 

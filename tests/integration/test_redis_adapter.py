@@ -1,4 +1,4 @@
-"""The adapter on real servers: no retries, one line per failure, lanes that do not wait for each other."""
+"""The adapter on real servers: no retries, one line per failure, lanes that do not wait."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_replies_come_in_the_order_of_the_calls_whatever_node_runs_them(client):
     count = 5_000
     calls = [("SET", f"k{number}", number) for number in range(count)]
     assert client.run(calls) == [True] * count
-    calls = [("GET", f"k{number}") for number in range(count)]
-    assert client.run(calls) == [b"%d" % number for number in range(count)]
+    reads = [("GET", f"k{number}") for number in range(count)]
+    assert client.run(reads) == [b"%d" % number for number in range(count)]
 
 
 def test_scripts_and_commands_share_a_batch(client):
@@ -107,7 +107,7 @@ def test_a_stalled_server_is_an_error_after_three_seconds_and_runs_the_call_once
     client.run([("SET", "count", 0), write("A-USD")])
     own_valkey.pause()
     started = time.monotonic()
-    with pytest.raises(StoreError, match="[Tt]imeout"):
+    with pytest.raises(StoreError, match="Timeout"):
         client.run([("INCR", "count")])
     assert 2.5 < time.monotonic() - started < 4.5
     own_valkey.resume()

@@ -74,11 +74,11 @@ def ears(valkey_url):
 
 async def wait_until(what: Callable[[], bool]) -> None:
     with trio.fail_after(15):
-        while not what():
+        while not what():  # noqa: ASYNC110 - what others do, seen from outside
             await trio.sleep(0.01)
 
 
-def folded(children: list[Candle]) -> tuple[float, float, float, float, float]:
+def folded(children: list[Candle]) -> tuple[object, ...]:
     return (
         children[0].open, max(c.high for c in children), min(c.low for c in children),
         children[-1].close, pytest.approx(sum(c.volume for c in children)),
@@ -97,7 +97,7 @@ async def assert_parents_fold(desk: Desk) -> None:
                     assert (bar.open, bar.high, bar.low, bar.close, bar.volume) == folded(traded)
 
 
-# -- closes and parents ---------------------------------------------------------------------------
+# -- closes and parents --------------------------------------------------------------------------
 
 
 async def test_the_last_child_closes_its_parents_in_the_same_turn_shortest_first(desk, ears):
@@ -138,27 +138,29 @@ async def test_a_repaired_child_gives_its_old_parents(desk, ears):
 async def test_a_correction_refolds_every_parent_it_changes_stored_or_running(desk, count):
     """With 14 the 15m slot is done and its hour too; with 4 only the 15m slot is, the hour runs."""
     await desk.close(*(candle(desk, slot) for slot in range(count)))
-    await desk.history([candle(desk, 1, shift=3.0, rest=True)])
+    await desk.history([candle(desk, 1, shift=12.0, rest=True)])
     await assert_parents_fold(desk)
-    await desk.close(*(candle(desk, slot) for slot in range(count, 30)))
+    for slot in range(count, 30):
+        await desk.close(candle(desk, slot))
     await assert_parents_fold(desk)
     [first, *_] = await desk.stored(desk.series(M15))
     assert first.revision == 1
-    assert first.high == price(1) + 3.0 + 0.3
+    assert first.high == price(1) + 12.0 + 0.3
+    assert (await desk.stored(desk.series(H1)))[0].revision == (count > 11)
 
 
 async def test_an_older_stamp_in_a_stronger_child_still_changes_the_parent(desk):
-    late = [attrs.evolve(candle(desk, slot), as_of=T0 + 9 * M5.ms) for slot in range(3)]
-    await desk.close(*late)
-    rest = attrs.evolve(candle(desk, 1, shift=3.0, rest=True), as_of=T0 + 2 * M5.ms + 40_000)
-    await desk.history([rest])
-    await desk.history([attrs.evolve(rest, open_time=T0 + 2 * M5.ms)])
+    late = attrs.evolve(candle(desk, 2), as_of=T0 + 9 * M5.ms)
+    await desk.close(candle(desk, 0), candle(desk, 1), late)
+    stamp = T0 + 3 * M5.ms + 40_000
+    await desk.history([attrs.evolve(candle(desk, 2, shift=12.0, rest=True), as_of=stamp)])
+    assert (await desk.stored(desk.series(M15)))[0].high == price(2) + 12.0 + 0.3
     await assert_parents_fold(desk)
 
 
 async def test_a_weaker_child_that_is_refused_does_not_shape_the_parent(desk):
     await desk.close(candle(desk, 0))
-    await desk.history([candle(desk, 0, shift=2.0, rest=True)])
+    await desk.history([candle(desk, 0, shift=9.0, rest=True)])
     await desk.close(attrs.evolve(candle(desk, 0), as_of=T0 + 3 * M5.ms))
     assert [(s.open_time - T0) // M5.ms for s in desk.suspects] == [0]
     await desk.close(candle(desk, 1), candle(desk, 2))
@@ -200,7 +202,7 @@ async def test_four_hours_of_empties_fold_to_empties(desk):
     assert hours[1].close == hours[0].close == price(0)
 
 
-# -- what the script refuses ------------------------------------------------------------------------
+# -- what the script refuses ---------------------------------------------------------------------
 
 
 async def test_the_newest_of_a_slot_wins_and_is_announced_once(desk, ears):
@@ -257,7 +259,7 @@ async def test_nothing_is_written_under_a_lapsed_lease_and_everything_once_it_is
     assert len(await desk.stored()) == 1
 
 
-# -- one bad key ------------------------------------------------------------------------------------
+# -- one bad key ---------------------------------------------------------------------------------
 
 
 async def test_one_key_of_somebody_else_is_named_and_holds_back_its_own_series_only(valkey_url):
@@ -282,7 +284,9 @@ async def test_one_key_of_somebody_else_is_named_and_holds_back_its_own_series_o
             assert (await desk.writer.history(good, page)) is not None
         with trio.fail_after(10), pytest.raises(StoreError, match="another type"):
             await desk.writer.history(bad, [attrs.evolve(candle(desk, -1), series=bad)])
-        assert "candles:" in desk.writer.turns.away_why or "another type" in desk.writer.turns.away_why
+        assert (
+            "candles:" in desk.writer.turns.away_why or "another type" in desk.writer.turns.away_why
+        )
         assert desk.writer.turns.away_since is not None
         await desk.lanes.one("DEL", store.keys(bad).candles)
         await wait_until(lambda: desk.writer.waiting() == 0 and desk.back == 1)
@@ -296,7 +300,7 @@ async def test_one_key_of_somebody_else_is_named_and_holds_back_its_own_series_o
     desk.shut()
 
 
-# -- outages ----------------------------------------------------------------------------------------
+# -- outages -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("emptied", [False, True])

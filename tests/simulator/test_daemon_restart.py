@@ -33,7 +33,7 @@ async def test_a_restart_asks_only_for_what_happened_meanwhile_and_announces_not
         async with exchange(symbols=4) as simulator:
             async with running(simulator, valkey_url, tmp_path) as daemon:
                 await daemon.whole()
-                await trio.sleep(5)
+                await trio.sleep(4)
                 await agree(valkey_url, simulator, daemon.symbols)
                 symbols = list(daemon.symbols)
             asked = simulator.stats.rest_requests
@@ -52,7 +52,7 @@ async def test_a_restart_asks_only_for_what_happened_meanwhile_and_announces_not
                 # Time and products, and a page per series that lacks something; no history anew.
                 slots = (whole_at - begun) // Timeframe.M5.ms + 3
                 assert simulator.stats.rest_requests - asked <= 2 + len(symbols) * (5 + 3 * slots)
-                await trio.sleep(5)
+                await trio.sleep(4)
                 await agree(valkey_url, simulator, symbols)
             assert simulator.stats.rest_429 == 0
 

@@ -29,7 +29,7 @@ async def test_an_undisturbed_run_equals_the_truth_and_announces_everything_once
         async with exchange(symbols=8) as simulator:
             async with running(simulator, valkey_url, tmp_path, top=8) as daemon:
                 await daemon.whole()
-                await trio.sleep(12)
+                await trio.sleep(8)
                 result = await agree(valkey_url, simulator, daemon.symbols)
                 symbols = list(daemon.symbols)
                 assert len(symbols) == 8
@@ -42,7 +42,7 @@ async def test_an_undisturbed_run_equals_the_truth_and_announces_everything_once
     def audit(client: Client) -> int:
         return check_announcements(client, heard, symbols)
 
-    assert await stored(valkey_url, audit) > 8 * 12
+    assert await stored(valkey_url, audit) > 8 * 9
 
 
 @pytest.mark.timeout(90)

@@ -1,0 +1,452 @@
+"""The repair queue on virtual time: whom it asks for first, when it asks again, when it gives up.
+
+The store, REST and the writer are fakes; the exchange's clock is the virtual one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from livermore.adapters import store
+from livermore.adapters.redis import DIGESTS, Call, Redis
+from livermore.errors import RestError, StoreError
+from livermore.exchanges.coinbase import COINBASE
+from livermore.market.candle import Candle, Kind, Series
+from livermore.market.gap import Gap, Lane, Outcome, decode_gap, encode_gap
+from livermore.market.history import DEPTH, Row
+from livermore.market.timeframe import TIMEFRAMES, Timeframe
+from livermore.market.tracker import Missing, Suspect
+from livermore.runtime import repairs as module
+from livermore.runtime.lease import Lease
+from livermore.runtime.repairs import ATTEMPTS, HISTORY, Repairs
+from livermore.runtime.rest import Rest
+from livermore.runtime.writer import Writer
+
+NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z
+BTC, ETH, SOL = "BTC-USD", "ETH-USD", "SOL-USD"
+M5 = Timeframe.M5
+
+
+def of(symbol: str, timeframe: Timeframe = M5) -> Series:
+    return Series("coinbase", symbol, timeframe)
+
+
+@attrs.frozen
+class Question:
+    """What REST was asked, and when (seconds)."""
+
+    moment: float
+    native: str
+    timeframe: Timeframe
+    first: int
+    last: int
+    lane: Lane
+
+
+@attrs.define
+class World:
+    """A store, a REST and a writer that agree with each other."""
+
+    candles: dict[Series, dict[int, Candle]] = attrs.Factory(dict)
+    asked_from: dict[Series, int] = attrs.Factory(dict)
+    gaps: dict[bytes, bytes] = attrs.Factory(dict)
+    questions: list[Question] = attrs.Factory(list)
+    said: list[tuple[str, dict[str, object]]] = attrs.Factory(list)
+    answer: Callable[[Question], bool | Exception] = lambda _: True
+    """Whether REST has the candle of a slot, or how it fails."""
+    omits: frozenset[int] = frozenset()
+    away: bool = False
+    seconds: float = 0.0
+    """How long REST takes."""
+    repairs: Repairs = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        lease = cast(Lease, Holder())
+        self.repairs = Repairs(
+            COINBASE, cast(Redis, self), lease, cast(Rest, self), cast(Writer, self),
+            {symbol: symbol for symbol in (BTC, ETH, SOL)},
+            clock=self.now,
+            say=lambda event, fields: self.said.append((event, fields)),
+            progressed=lambda: None,
+            chance=lambda: 0.5,
+        )  # fmt: skip
+
+    def now(self) -> int:
+        return NOON + round(trio.current_time() * 1000)
+
+    def slot(self, ago: int, timeframe: Timeframe = M5) -> int:
+        """Open time of a closed slot; 0 is the newest at noon."""
+        return timeframe.last_closed(NOON) - ago * timeframe.ms
+
+    def put(self, series: Series, *slots: int) -> None:
+        for slot in slots:
+            self.candles.setdefault(series, {})[slot] = candle(series, slot)
+
+    def ledger(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in self.gaps.values()]
+
+    # -- as the store -----------------------------------------------------------------------
+
+    async def run(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreError("Redis is away")
+        return [self._one(call) for call in calls]
+
+    async def one(self, *call: Any, lane: str = "read") -> Any:
+        return (await self.run([call], lane))[0]
+
+    def _one(self, call: Call) -> Any:
+        match call:
+            case ("EVALSHA", digest, _, key, _, first, last, ms) if digest == DIGESTS["survey"]:
+                return self._survey(self._series(key), int(first), int(last), int(ms))
+            case ("EVALSHA", digest, _, companion, _, first) if digest == DIGESTS["asked"]:
+                series = self._series(companion.removeprefix("series:{").removesuffix("}"))
+                known = self.asked_from.get(series, first)
+                self.asked_from[series] = min(known, first)
+                return 1
+            case ("HSET", "gaps:coinbase", name, text):
+                self.gaps[name.encode()] = text
+                return 1
+            case ("HGETALL", "gaps:coinbase"):
+                return dict(self.gaps)
+            case ("HDEL", "gaps:coinbase", *names):
+                for name in names:
+                    del self.gaps[name]
+                return len(names)
+            case ("ZRANGEBYSCORE", _, _, _):
+                return []
+        raise AssertionError(f"not expected: {call}")
+
+    @staticmethod
+    def _series(key: str) -> Series:
+        found = store.parse_candles_key(key)
+        assert found is not None
+        return found
+
+    def _survey(self, series: Series, first: int, last: int, ms: int) -> list[int]:
+        held = sorted(self.candles.get(series, {}))
+        missing: list[int] = []
+        for slot in range(first, last + 1, ms):
+            if slot in held:
+                continue
+            if missing and missing[-1] == slot - ms:
+                missing[-1] = slot
+            else:
+                missing += [slot, slot]
+        oldest, newest = (held[0], held[-1]) if held else (-1, -1)
+        asked = self.asked_from.get(series, -1)
+        return [len(held), len(held), oldest, newest, asked, -1, oldest, *missing]
+
+    # -- as REST ----------------------------------------------------------------------------
+
+    async def candles_of(self, question: Question) -> tuple[list[Row], int]:
+        asked_at = self.now()
+        await trio.sleep(self.seconds)
+        answer = self.answer(question)
+        if isinstance(answer, Exception):
+            raise answer
+        slots = range(question.first, question.last + 1, question.timeframe.ms)
+        shown = [slot for slot in slots if answer and slot not in self.omits]
+        return [Row(slot, 2.0, 3.0, 1.0, 2.0, 5.0) for slot in shown], asked_at
+
+    # -- as the writer ----------------------------------------------------------------------
+
+    async def history(self, series: Series, candles: Sequence[Candle]) -> store.Written | None:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreError("Redis is away")
+        if not candles:
+            return None
+        for one in candles:
+            self.candles.setdefault(series, {})[one.open_time] = one
+        return store.Written(series, candles, 1, 1, "i" * len(candles), b"", 0, True)
+
+
+@attrs.define
+class Asking:
+    """The REST side of a world, as the repairs call it."""
+
+    world: World
+
+    async def candles(
+        self, native: str, timeframe: Timeframe, first: int, last: int, lane: Lane
+    ) -> tuple[list[Row], int]:
+        question = Question(trio.current_time(), native, timeframe, first, last, lane)
+        self.world.questions.append(question)
+        return await self.world.candles_of(question)
+
+
+@attrs.define
+class Holder:
+    exchange: str = "coinbase"
+    epoch: int = 1
+
+
+def candle(series: Series, slot: int) -> Candle:
+    return Candle(series, slot, 2.0, 3.0, 1.0, 2.0, 5.0, Kind.TRADED)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(module, "WORKERS", 1)  # so that their order is the queue's
+    world = World()
+    world.repairs._rest = cast(Rest, Asking(world))
+    return world
+
+
+async def repaired(world: World, seconds: float) -> None:
+    with trio.move_on_after(seconds):
+        await world.repairs.run()
+
+
+async def test_the_shortest_timeframe_and_the_newest_range_go_first(
+    autojump_clock: MockClock, world: World
+):
+    world.put(of(BTC), world.slot(100), world.slot(0))
+    for timeframe in reversed(TIMEFRAMES):
+        slot = world.slot(5, timeframe)
+        world.put(of(ETH, timeframe), world.slot(200, timeframe))
+        world.repairs.add(of(ETH, timeframe), slot, slot, "test", Lane.REPAIR)
+    for ago in (70, 20, 50):
+        world.repairs.add(of(BTC), world.slot(ago), world.slot(ago), "test", Lane.REPAIR)
+    await repaired(world, 10)
+    order = [(question.native, question.timeframe) for question in world.questions]
+    assert order == [(ETH, M5), *[(BTC, M5)] * 3, *[(ETH, t) for t in TIMEFRAMES[1:]]]
+    wanted = [
+        next(ago for ago in (70, 20, 50) if q.first <= world.slot(ago) <= q.first + M5.ms)
+        for q in world.questions[1:4]
+    ]
+    assert wanted == [20, 50, 70]
+
+
+async def test_the_live_lane_goes_before_repair_and_by_hand_comes_last(
+    autojump_clock: MockClock, world: World
+):
+    for symbol in (BTC, ETH, SOL):
+        world.put(of(symbol), world.slot(250), world.slot(0))
+    world.repairs.add(of(BTC), world.slot(3), world.slot(3), "asked for by hand", Lane.BY_HAND)
+    world.repairs.add(of(ETH), world.slot(5), world.slot(5), "test", Lane.REPAIR)
+    world.repairs.missing([Missing(of(SOL), world.slot(90), "no connection")])
+    await repaired(world, 10)
+    assert [question.native for question in world.questions] == [SOL, ETH, BTC]
+    lanes = [question.lane for question in world.questions]
+    assert lanes == [Lane.LIVE, Lane.REPAIR, Lane.BY_HAND]
+
+
+async def test_slots_side_by_side_are_one_gap_and_one_request(
+    autojump_clock: MockClock, world: World
+):
+    world.put(of(BTC), world.slot(250))
+    lost = [Missing(of(BTC), world.slot(ago), "no connection") for ago in (4, 2, 3, 1)]
+    world.repairs.missing(lost)
+    world.repairs.missing(lost)
+    assert len(world.repairs.open_gaps) == 1
+    await repaired(world, 10)
+    assert len(world.questions) == 1
+    [entry] = world.ledger()
+    assert (entry["outcome"], entry["first"], entry["last"]) == (
+        "filled",
+        world.slot(4),
+        world.slot(1),
+    )
+    [(event, fields)] = world.said
+    assert event == "gap filled"
+    assert fields == {"series": str(of(BTC)), "candles": 4, "cause": "no connection", "seconds": 0}
+
+
+async def test_a_failing_rest_is_asked_again_at_growing_distances_and_never_given_up(
+    autojump_clock: MockClock, world: World
+):
+    world.answer = lambda _: RestError("503 Service Unavailable")
+    world.put(of(BTC), world.slot(250))
+    world.repairs.add(of(BTC), world.slot(1), world.slot(1), "test", Lane.LIVE)
+    await repaired(world, 1500)
+    moments = [question.moment for question in world.questions]
+    apart = [round(b - a) for a, b in itertools.pairwise(moments)]
+    assert apart[:5] == pytest.approx([2, 4, 8, 16, 32], abs=1)
+    assert apart[5:] == pytest.approx([60] * len(apart[5:]), abs=1)
+    assert len(moments) > ATTEMPTS + 5
+    [gap] = world.repairs.open_gaps
+    assert gap.note == "503 Service Unavailable"
+    [written] = [decode_gap("coinbase", text) for text in world.gaps.values()]
+    assert (written.outcome, written.attempts) == (Outcome.OPEN, len(moments))
+
+
+async def test_a_rest_that_failed_did_not_say_that_nothing_is_there(
+    autojump_clock: MockClock, world: World
+):
+    """The stream stored the newest candle before REST was asked for what is before it."""
+    world.answer = lambda _: RestError("503 Service Unavailable")
+    world.put(of(BTC), world.slot(0))
+    world.repairs.add(of(BTC), world.slot(300), world.slot(1), HISTORY, Lane.REPAIR)
+    await repaired(world, 30)
+    assert world.repairs.open_gaps
+    assert world.repairs.wanting == 1
+    world.answer = lambda _: True
+    await repaired(world, 100)
+    assert not world.repairs.open_gaps
+    assert set(range(world.slot(300), world.slot(0) + 1, M5.ms)) <= set(world.candles[of(BTC)])
+
+
+async def test_what_rest_does_not_show_in_twelve_tries_is_unfillable(
+    autojump_clock: MockClock, world: World
+):
+    world.answer = lambda _: False
+    world.put(of(BTC), world.slot(250))
+    world.repairs.add(of(BTC), world.slot(1), world.slot(0), "test", Lane.LIVE)
+    await repaired(world, 3600)
+    assert len(world.questions) == ATTEMPTS
+    assert not world.repairs.open_gaps
+    [entry] = world.ledger()
+    assert entry["outcome"] == "unfillable"
+    assert entry["note"] == "REST did not give 2 of 2 candles in 12 tries"
+    assert world.said[-1][0] == "gap unfillable"
+
+
+async def test_an_omitted_slot_is_asked_for_again_when_a_second_look_proves_something(
+    autojump_clock: MockClock, world: World
+):
+    slot = world.slot(0)
+    world.omits = frozenset([slot])
+    world.put(of(BTC), world.slot(250))
+    world.repairs.add(of(BTC), slot, slot, "test", Lane.LIVE)
+    await repaired(world, 200)
+    moments = [question.moment for question in world.questions]
+    assert len(moments) == 2
+    assert moments[1] >= 60, "two replies a minute apart"
+    assert moments[1] < 70
+    assert world.candles[of(BTC)][slot].kind is Kind.EMPTY
+    [entry] = world.ledger()
+    assert entry["outcome"] == "filled"
+
+
+async def test_what_the_stream_fills_meanwhile_ends_the_gap_without_a_request(
+    autojump_clock: MockClock, world: World
+):
+    world.answer = lambda _: RestError("503")
+    world.put(of(BTC), world.slot(250))
+    for _ in range(6):
+        world.repairs.add(of(BTC), world.slot(1), world.slot(1), "test", Lane.LIVE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.repairs.run)
+        await trio.sleep(35)
+        asked = len(world.questions)
+        world.put(of(BTC), world.slot(1))
+        await trio.sleep(5)
+        assert len(world.questions) == asked
+        assert not world.repairs.open_gaps
+        nursery.cancel_scope.cancel()
+    assert world.ledger()[0]["outcome"] == "filled"
+
+
+async def test_a_gap_that_grows_while_it_is_asked_for_is_filled_to_its_end(
+    autojump_clock: MockClock, world: World
+):
+    world.put(of(BTC), world.slot(250))
+    world.seconds = 3.0
+    world.repairs.add(of(BTC), world.slot(9), world.slot(8), "test", Lane.LIVE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.repairs.run)
+        await trio.sleep(1)
+        world.omits = frozenset([world.slot(ago) for ago in range(6)])
+        world.repairs.add(of(BTC), world.slot(9), world.slot(2), "test", Lane.LIVE)
+        await trio.sleep(3)
+        [gap] = world.repairs.open_gaps
+        assert gap.last == world.slot(2)
+        world.omits = frozenset()
+        await trio.sleep(30)
+        assert not world.repairs.open_gaps
+        nursery.cancel_scope.cancel()
+    held = world.candles[of(BTC)]
+    assert all(world.slot(ago) in held for ago in range(2, 10))
+
+
+async def test_the_ledger_is_taken_up_at_the_start_and_followed(
+    autojump_clock: MockClock, world: World
+):
+    def entry(gap: Gap) -> None:
+        world.gaps[gap.name.encode()] = encode_gap(gap)
+
+    world.put(of(BTC), world.slot(250))
+    slot = world.slot(4)
+    entry(Gap(of(BTC), slot, slot, "left over", NOON, next_try=NOON))
+    entry(Gap(of("GONE-USD"), slot, slot, "left over", NOON, next_try=NOON))
+    old = NOON - 2 * 86_400_000
+    entry(Gap(of(ETH), 0, 0, "old", old, outcome=Outcome.FILLED, ended=old))
+    world.gaps[b"damaged"] = b"{}"
+    await world.repairs.read_ledger()
+    assert [gap.cause for gap in world.repairs.open_gaps] == ["left over"]
+    assert world.repairs.wanting == 1
+    assert len(world.gaps) == 2, "what ended long ago and what is no gap is forgotten"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.repairs.run)
+        await trio.sleep(5)
+        assert slot in world.candles[of(BTC)]
+        other = world.slot(9)
+        entry(Gap(of(BTC), other, other, "asked for by hand", NOON, Lane.BY_HAND, next_try=NOON))
+        await trio.sleep(5)
+        assert other in world.candles[of(BTC)]
+        nursery.cancel_scope.cancel()
+    assert {gap["outcome"] for gap in world.ledger() if gap["symbol"] == BTC} == {"filled"}
+
+
+async def test_history_is_asked_once_in_one_page_and_never_again(
+    autojump_clock: MockClock, world: World
+):
+    series = of(BTC)
+    await trio.sleep(40)  # what REST says of the slot that ended at noon is no guess any more
+    assert await world.repairs.scan([series], "start") == 1
+    await repaired(world, 20)
+    assert len(world.questions) == 1
+    assert len(world.candles[series]) >= DEPTH
+    assert await world.repairs.scan([series], "start") == 0
+    await repaired(world, 20)
+    assert len(world.questions) == 1
+
+
+async def test_a_symbol_that_never_traded_does_not_eat_the_budget(
+    autojump_clock: MockClock, world: World
+):
+    world.answer = lambda _: False
+    await world.repairs.scan([of(BTC)], "start")
+    await repaired(world, 600)
+    asked = len(world.questions)
+    assert asked <= 8, "the deepest history is asked for, then no more"
+    await world.repairs.scan([of(BTC)], "found missing")
+    await repaired(world, 3600)
+    assert len(world.questions) <= asked + ATTEMPTS
+
+
+async def test_repair_waits_while_redis_is_away(autojump_clock: MockClock, world: World):
+    world.put(of(BTC), world.slot(250))
+    world.repairs.add(of(BTC), world.slot(1), world.slot(1), "test", Lane.LIVE)
+    world.away = True
+    await repaired(world, 60)
+    assert world.questions == []
+    world.away = False
+    await repaired(world, 15)
+    assert len(world.questions) == 1
+    assert not world.repairs.open_gaps
+
+
+async def test_a_doubt_is_looked_at_once_rest_can_be_trusted_and_after_gaps(
+    autojump_clock: MockClock, world: World
+):
+    series, slot = of(BTC), world.slot(0)
+    world.put(series, world.slot(250), slot)
+    world.repairs.suspects([Suspect(series, slot, "the candles channel differs")])
+    await repaired(world, 30)
+    assert world.questions == []
+    await repaired(world, 5)
+    [question] = world.questions
+    assert (question.first, question.last, question.lane) == (slot, slot, Lane.VERIFICATION)
+    assert question.moment >= 31
