@@ -68,6 +68,13 @@ def trade_frame(sequence: int, symbol: str, trade_id: int, ms: int, *, kind: str
     )  # fmt: skip
 
 
+def heartbeat_frame(sequence: int, ms: int) -> str:
+    """One heartbeat."""
+    return json.dumps(
+        {"channel": "heartbeats", "client_id": "", "timestamp": stamp(ms), "sequence_num": sequence,
+         "events": [{"current_time": str(ms), "heartbeat_counter": sequence}]}, separators=(",", ":"))  # fmt: skip
+
+
 # -- the exchange -----------------------------------------------------------------------------
 
 
@@ -97,13 +104,20 @@ async def exchange(count: int, orders: Any) -> None:
                 break
             order = json.loads(line)
             ms, ids = order["ms"], order["id"]
-            frames = []
-            for socket, own, sequence in sockets:
-                for symbol in own:
-                    frames.append(
-                        (socket, trade_frame(sequence[0], symbol, ids, ms, kind=order["kind"]))
-                    )
+            # The market did not run through the minutes between two boundaries: heartbeats move the
+            # clock first, as they would have.
+            for socket, _, sequence in sockets:
+                for _ in range(2):
+                    await socket.send_message(heartbeat_frame(sequence[0], ms - 50))
                     sequence[0] += 1
+            frames = [
+                (socket, trade_frame(sequence[0] + place, symbol, ids, ms, kind=order["kind"]))
+                for socket, own, sequence in sockets
+                for place, symbol in enumerate(own)
+            ]
+            for _, own, sequence in sockets:
+                sequence[0] += len(own)
+            await trio.sleep(0.2)
             # Every frame is encoded beforehand and handed to the kernel in one write per socket: at
             # "sent" all of them are at the sockets, and a slow sender is not counted as our slowness.
             written = [
@@ -226,7 +240,7 @@ async def pipeline(
                 return float(json.loads(line)["sent"])
 
             # Two trades from before the first slot: the chain is whole, and the jump of the clock is believed.
-            await order(first - 2000, "snapshot")
+            await order(first - 9000, "snapshot")
             await order(first - 1000, "update")
             await order(first + 1000, "update")
             await trio.sleep(0.5)

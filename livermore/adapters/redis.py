@@ -2,7 +2,7 @@
 
 What was measured and shapes this file: redis-py's default retries held one call for 59 s and ran an
 INCR twice, so there are none here; its cluster pipeline sends what a stalled node did not answer
-again, call by call (an INCR ran twice, three calls took 12 s), so calls are dealt to the nodes here
+again, call by call (a command may run twice), so calls are dealt to the nodes here
 and each node gets a plain pipeline; a lane (writes, lease, reads) has its own connection and its
 own one-thread limiter, so that a slow batch never delays the lease.
 """

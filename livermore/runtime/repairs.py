@@ -329,7 +329,7 @@ class Repairs:
             )
 
     async def _repair(self, gap: Gap) -> None:
-        """One try: ask REST for what is still missing, unless another answer would come too soon."""
+        """One try: ask REST for what is still missing, unless it is too early to ask again."""
         survey = await self._survey(gap)
         asked: Asked | None = None
         if survey.missing and gap.next_try <= (self._clock() or 0):
