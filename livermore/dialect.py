@@ -65,7 +65,7 @@ class Dialect:
     settle: int
     """After a slot's end, how long its trades may still be on their way."""
     sample_lag: int | None = None
-    """After a slot's end, when the candle channel has shown its final state; None: it never does."""
+    """After a slot's end, when the candle channel has shown its final state; None: never."""
     subscribe_within: int
     """After connecting, when the exchange hangs up on a silent client."""
     products_per_connection: int
@@ -96,4 +96,4 @@ class Dialect:
     read_time: Callable[[bytes], int]
     """Reply -> exchange time in ms."""
     refusal: Callable[[int, Mapping[str, str], bytes], LivermoreError | None]
-    """Status, headers (lower-case names), body -> the error it means, or None when it is an answer."""
+    """Status, headers (lower-case names), body -> the error it means, None for an answer."""

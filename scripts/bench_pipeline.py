@@ -3,10 +3,11 @@
 
     scripts/bench_pipeline.py [--symbols 100,1000] [--days 2] [--memory 300]
 
-Two processes and a real Valkey: one sends frames in Coinbase's protocol over loopback sockets, one,
-pinned to a core of its own, runs connection -> tracker -> writer -> readings. Every symbol's slot is
-closed by one trade beyond its end, all sent at one instant; a reading counts as published when Redis
-has acknowledged its batch. Times are the machine's monotonic clock. Prints JSON; judges nothing.
+Two processes and a real Valkey: one sends frames in Coinbase's protocol over loopback sockets,
+one, pinned to a core of its own, runs connection -> tracker -> writer -> readings. Every symbol's
+slot is closed by one trade beyond its end, all sent at one instant; a reading counts as published
+when Redis has acknowledged its batch. Times are the machine's monotonic clock. Prints JSON; judges
+nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from livermore.adapters.valkey import open_private_valkey
 from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.timeframe import DAY, TIMEFRAMES, Timeframe, iso
-from livermore.market.tracker import Pending, Tracker
+from livermore.market.tracker import Missing, Pending, Tracker
 from livermore.runtime.connection import Connection, Health
 from livermore.runtime.lease import Lease
 from livermore.runtime.readings import Readings
@@ -60,26 +61,50 @@ def stamp(ms: int) -> str:
 def trade_frame(sequence: int, symbol: str, trade_id: int, ms: int, *, kind: str = "update") -> str:
     """One market_trades frame with one trade."""
     return json.dumps(
-        {"channel": "market_trades", "client_id": "", "timestamp": stamp(ms + 120), "sequence_num": sequence,
-         "events": [{"type": kind, "trades": [
-             {"trade_id": str(trade_id), "product_id": symbol, "price": f"{100 + trade_id % 17 * 0.25:.2f}",
-              "size": "0.01250000", "side": "BUY", "time": stamp(ms)}]}]},
+        {
+            "channel": "market_trades",
+            "client_id": "",
+            "timestamp": stamp(ms + 120),
+            "sequence_num": sequence,
+            "events": [
+                {
+                    "type": kind,
+                    "trades": [
+                        {
+                            "trade_id": str(trade_id),
+                            "product_id": symbol,
+                            "price": f"{100 + trade_id % 17 * 0.25:.2f}",
+                            "size": "0.01250000",
+                            "side": "BUY",
+                            "time": stamp(ms),
+                        }
+                    ],
+                }
+            ],
+        },
         separators=(",", ":"),
-    )  # fmt: skip
+    )
 
 
 def heartbeat_frame(sequence: int, ms: int) -> str:
     """One heartbeat."""
     return json.dumps(
-        {"channel": "heartbeats", "client_id": "", "timestamp": stamp(ms), "sequence_num": sequence,
-         "events": [{"current_time": str(ms), "heartbeat_counter": sequence}]}, separators=(",", ":"))  # fmt: skip
+        {
+            "channel": "heartbeats",
+            "client_id": "",
+            "timestamp": stamp(ms),
+            "sequence_num": sequence,
+            "events": [{"current_time": str(ms), "heartbeat_counter": sequence}],
+        },
+        separators=(",", ":"),
+    )
 
 
 # -- the exchange -----------------------------------------------------------------------------
 
 
 async def exchange(count: int, orders: Any) -> None:
-    """Serve sockets; each line on standard input is a boundary (ms): close every slot that ends there."""
+    """Serve sockets; a line on standard input is a time: one trade of every symbol, then."""
     sockets: list[tuple[Any, list[str], list[int]]] = []
 
     async def serve(request: Any) -> None:
@@ -89,8 +114,13 @@ async def exchange(count: int, orders: Any) -> None:
             said = json.loads(await socket.get_message())
             asked[said["channel"]] = said.get("product_ids", [])
         own = asked["market_trades"]
-        ack = {"channel": "subscriptions", "client_id": "", "timestamp": stamp(MIDNIGHT - (BEFORE + 1) * M5),
-               "sequence_num": 0, "events": [{"subscriptions": asked}]}  # fmt: skip
+        ack = {
+            "channel": "subscriptions",
+            "client_id": "",
+            "timestamp": stamp(MIDNIGHT - (BEFORE + 1) * M5),
+            "sequence_num": 0,
+            "events": [{"subscriptions": asked}],
+        }
         await socket.send_message(json.dumps(ack))
         sockets.append((socket, own, [1]))
         await trio.sleep_forever()
@@ -119,7 +149,7 @@ async def exchange(count: int, orders: Any) -> None:
                 sequence[0] += len(own)
             await trio.sleep(0.2)
             # Every frame is encoded beforehand and handed to the kernel in one write per socket: at
-            # "sent" all of them are at the sockets, and a slow sender is not counted as our slowness.
+            # "sent" all of them are at the sockets, and a slow sender does not count as our slowness.
             written = [
                 (socket, b"".join(encoded(frame) for one, frame in frames if one is socket))
                 for socket, _, _ in sockets
@@ -150,9 +180,18 @@ def history(series: Series, last: int) -> list[Candle]:
     for open_time in range(last - (HISTORY - 1) * ms, last + 1, ms):
         close = round(max(1.0, price + chance.gauss(0, 0.5)), 2)
         candles.append(
-            Candle(series, open_time, price, max(price, close) + 0.25, min(price, close) - 0.25, close,
-                   1.5, evidence=Evidence.REST, as_of=open_time + ms + 60_000)
-        )  # fmt: skip
+            Candle(
+                series,
+                open_time,
+                price,
+                max(price, close) + 0.25,
+                min(price, close) - 0.25,
+                close,
+                1.5,
+                evidence=Evidence.REST,
+                as_of=open_time + ms + 60_000,
+            )
+        )
         price = close
     return candles
 
@@ -170,12 +209,22 @@ async def pipeline(
     pending = Pending()
     readings = Readings(redis, lease, random.random)
     clock: list[Tracker] = []
+
+    def count_missing(slots: Iterable[Missing]) -> None:
+        where["missing"] = where.get("missing", 0) + len(list(slots))
+
     writer = Writer(
-        redis, lease, pending,
+        redis,
+        lease,
+        pending,
         clock=lambda: clock[0].clock.read(trio.current_time()) if clock else None,
-        stored=readings.submit, edge=readings.edge, missing=lambda slots: where.update(missing=where.get("missing", 0) + len(list(slots))),
-        suspects=lambda _: None, back=lambda: None, chance=random.random,
-    )  # fmt: skip
+        stored=readings.submit,
+        edge=readings.edge,
+        missing=count_missing,
+        suspects=lambda _: None,
+        back=lambda: None,
+        chance=random.random,
+    )
     every = [Series("coinbase", name, tf) for tf in TIMEFRAMES for name in names]
     for at in range(0, len(every), 200):
         calls = [
@@ -202,10 +251,22 @@ async def pipeline(
             published.append((time.monotonic(), readings.work.published - before))
 
     readings._publish = counted  # type: ignore[method-assign]
-    process = subprocess.Popen(
-        ["taskset", "-c", "1", sys.executable, __file__, "--role", "exchange", "--symbols", str(count)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = subprocess.Popen(  # noqa: ASYNC220 - a benchmark, before it begins
+        [
+            "taskset",
+            "-c",
+            "1",
+            sys.executable,
+            __file__,
+            "--role",
+            "exchange",
+            "--symbols",
+            str(count),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdin and process.stdout
     port = json.loads(process.stdout.readline())["port"]
     size = COINBASE.products_per_connection
@@ -219,13 +280,21 @@ async def pipeline(
             for number, shard in enumerate(shards):
                 tracker = Tracker(
                     [(name, Series("coinbase", name, Timeframe.M5)) for name in shard],
-                    settle=COINBASE.settle, sample_lag=COINBASE.sample_lag, pending=pending,
-                )  # fmt: skip
+                    settle=COINBASE.settle,
+                    sample_lag=COINBASE.sample_lag,
+                    pending=pending,
+                )
                 clock.append(tracker)
                 connection = Connection(
-                    COINBASE, f"ws://127.0.0.1:{port}", shard, tracker, Health(f"c/{number}", len(shard)),
-                    writer.wake, lambda _: None, lambda _: None,
-                )  # fmt: skip
+                    COINBASE,
+                    f"ws://127.0.0.1:{port}",
+                    shard,
+                    tracker,
+                    Health(f"c/{number}", len(shard)),
+                    writer.wake,
+                    lambda _: None,
+                    lambda _: None,
+                )
                 nursery.start_soon(connection.live)
             await trio.sleep(1.5 + 4 / COINBASE.messages_per_second)
             trade_id = 1000
@@ -239,7 +308,7 @@ async def pipeline(
                 line = await trio.to_thread.run_sync(process.stdout.readline)
                 return float(json.loads(line)["sent"])
 
-            # Two trades from before the first slot: the chain is whole, and the jump of the clock is believed.
+            # Trades from before the first slot: the chain is whole when it begins.
             await order(first - 9000, "snapshot")
             await order(first - 1000, "update")
             await order(first + 1000, "update")
@@ -252,9 +321,9 @@ async def pipeline(
                 before = readings.work.published
                 sent = await order(boundary + 150, "update")
                 with trio.move_on_after(10):
-                    while readings.work.published < before + expected:
+                    while readings.work.published < before + expected:  # noqa: ASYNC110
                         await trio.sleep(0.005)
-                # Redis has acknowledged a whole batch: every reading in it counts as late as the last.
+                # Redis has acknowledged a whole batch: each reading counts as late as the last.
                 arrived = [moment for moment, count in published for _ in range(count)]
                 latencies.setdefault(kind, []).extend((moment - sent) * 1000 for moment in arrived)
                 where["lost"] = where.get("lost", 0) + expected - len(arrived)
@@ -317,8 +386,9 @@ def sustained(count: int = 100, frames: int = 60_000) -> dict[str, float]:
     names = symbols(count)
     tracker = Tracker(
         [(name, Series("coinbase", name, Timeframe.M5)) for name in names],
-        settle=COINBASE.settle, sample_lag=COINBASE.sample_lag,
-    )  # fmt: skip
+        settle=COINBASE.settle,
+        sample_lag=COINBASE.sample_lag,
+    )
     tracker.connected(0.0)
     texts: list[str] = []
     ids = dict.fromkeys(names, 1)
@@ -331,20 +401,68 @@ def sustained(count: int = 100, frames: int = 60_000) -> dict[str, float]:
             texts.append(trade_frame(number, name, ids[name], ms))
             ids[name] += 1
         elif kind < 9:
-            texts.append(json.dumps(
-                {"channel": "ticker", "client_id": "", "timestamp": stamp(ms), "sequence_num": number,
-                 "events": [{"type": "update", "tickers": [
-                     {"type": "ticker", "product_id": name, "price": "100.25", "volume_24_h": "15328.1",
-                      "low_24_h": "99", "high_24_h": "101", "low_52_w": "50", "high_52_w": "150",
-                      "price_percent_chg_24_h": "1.85", "best_bid": "100.2", "best_bid_quantity": "1.5",
-                      "best_ask": "100.3", "best_ask_quantity": "0.5"}]}]}, separators=(",", ":")))  # fmt: skip
+            texts.append(
+                json.dumps(
+                    {
+                        "channel": "ticker",
+                        "client_id": "",
+                        "timestamp": stamp(ms),
+                        "sequence_num": number,
+                        "events": [
+                            {
+                                "type": "update",
+                                "tickers": [
+                                    {
+                                        "type": "ticker",
+                                        "product_id": name,
+                                        "price": "100.25",
+                                        "volume_24_h": "15328.1",
+                                        "low_24_h": "99",
+                                        "high_24_h": "101",
+                                        "low_52_w": "50",
+                                        "high_52_w": "150",
+                                        "price_percent_chg_24_h": "1.85",
+                                        "best_bid": "100.2",
+                                        "best_bid_quantity": "1.5",
+                                        "best_ask": "100.3",
+                                        "best_ask_quantity": "0.5",
+                                    }
+                                ],
+                            }
+                        ],
+                    },
+                    separators=(",", ":"),
+                )
+            )
         else:
             start = ms - ms % M5
-            texts.append(json.dumps(
-                {"channel": "candles", "client_id": "", "timestamp": stamp(ms), "sequence_num": number,
-                 "events": [{"type": "update", "candles": [
-                     {"start": str(start // 1000), "high": "104.25", "low": "100", "open": "100", "close": "100.25",
-                      "volume": "42.15", "product_id": name}]}]}, separators=(",", ":")))  # fmt: skip
+            texts.append(
+                json.dumps(
+                    {
+                        "channel": "candles",
+                        "client_id": "",
+                        "timestamp": stamp(ms),
+                        "sequence_num": number,
+                        "events": [
+                            {
+                                "type": "update",
+                                "candles": [
+                                    {
+                                        "start": str(start // 1000),
+                                        "high": "104.25",
+                                        "low": "100",
+                                        "open": "100",
+                                        "close": "100.25",
+                                        "volume": "42.15",
+                                        "product_id": name,
+                                    }
+                                ],
+                            }
+                        ],
+                    },
+                    separators=(",", ":"),
+                )
+            )
     started = time.process_time()
     for number, text in enumerate(texts):
         tracker.take(COINBASE.read(text), number * 0.005)
@@ -359,8 +477,12 @@ def sustained(count: int = 100, frames: int = 60_000) -> dict[str, float]:
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Percentiles in ms."""
     p50, p99 = np.percentile(np.array(values), [50, 99])
-    return {"count": len(values), "p50_ms": round(float(p50), 1), "p99_ms": round(float(p99), 1),
-            "max_ms": round(max(values), 1)}  # fmt: skip
+    return {
+        "count": len(values),
+        "p50_ms": round(float(p50), 1),
+        "p99_ms": round(float(p99), 1),
+        "max_ms": round(max(values), 1),
+    }
 
 
 def main() -> int:
@@ -375,35 +497,31 @@ def main() -> int:
         return 0
     result: dict[str, Any] = {"decode to tracker": sustained(), "pipeline": {}}
     os.sched_setaffinity(0, {1})
-    with tempfile.TemporaryDirectory(prefix="livermore-bench-") as directory:
-        with open_private_valkey(Path(directory)) as url:
-            os.sched_setaffinity(0, {0})
-            for count in map(int, given.symbols.split(",")):
-                rounds = []
-                for day in range(given.days):
-                    midnight = MIDNIGHT + day * DAY
-                    if day == 0:
-                        rounds += [
-                            (
-                                "5m only" if (midnight - k * M5) % Timeframe.M15.ms else "15m",
-                                midnight - k * M5,
-                            )
-                            for k in range(BEFORE, 0, -1)
-                        ]
-                        rounds.append(("midnight, all five", midnight))
-                where: dict[str, float] = {}
-                found = trio.run(pipeline, count, rounds, url, where)
-                result["pipeline"][f"{count} symbols"] = {
-                    **{
-                        kind: summary(values)
-                        for kind, values in found["latencies"].items()
-                        if values
-                    },
-                    "rss_mb": {"first": found["rss"][0], "last": found["rss"][-1]},
-                    "where the time goes, ms in all rounds": {
-                        k: round(v, 1) for k, v in where.items()
-                    },
-                }
+    with (
+        tempfile.TemporaryDirectory(prefix="livermore-bench-") as directory,
+        open_private_valkey(Path(directory)) as url,
+    ):
+        os.sched_setaffinity(0, {0})
+        for count in map(int, given.symbols.split(",")):
+            rounds = []
+            for day in range(given.days):
+                midnight = MIDNIGHT + day * DAY
+                if day == 0:
+                    rounds += [
+                        (
+                            "5m only" if (midnight - k * M5) % Timeframe.M15.ms else "15m",
+                            midnight - k * M5,
+                        )
+                        for k in range(BEFORE, 0, -1)
+                    ]
+                    rounds.append(("midnight, all five", midnight))
+            where: dict[str, float] = {}
+            found = trio.run(pipeline, count, rounds, url, where)
+            result["pipeline"][f"{count} symbols"] = {
+                **{kind: summary(values) for kind, values in found["latencies"].items() if values},
+                "rss_mb": {"first": found["rss"][0], "last": found["rss"][-1]},
+                "where the time goes, ms in all rounds": {k: round(v, 1) for k, v in where.items()},
+            }
     print(json.dumps(result, indent=1))
     return 0
 

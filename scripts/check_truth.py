@@ -23,9 +23,10 @@ from typing import Any
 from livermore.adapters import store
 from livermore.adapters.redis import Client
 from livermore.market.candle import Candle, Kind, Series, same_volume
-from livermore.market.history import DEPTH
 from livermore.market.timeframe import TIMEFRAMES
 
+DEPTH = 300
+"""The newest slots of a series that must be there."""
 SETTLED = 60_000
 """Slots that ended within this time (ms of the exchange) are not judged yet."""
 

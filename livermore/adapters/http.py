@@ -14,7 +14,7 @@ from livermore import __version__
 from livermore.errors import RestError
 
 DEADLINE = 4.0
-"""Seconds for one request, whole. It runs shielded: cancelling httpx while it connects leaks pool slots."""
+"""Seconds for a whole request. It runs shielded: cancelled while connecting, httpx leaks slots."""
 
 
 @attrs.frozen

@@ -69,7 +69,7 @@ class _Through(logging.Handler):
 
 
 def configure(settings: Settings) -> Console | None:
-    """Log lines of the daemon go to stderr, libraries keep quiet. Returns the console of a bar, if one fits."""
+    """The daemon's log goes to stderr, libraries keep quiet; returns a console where a bar fits."""
     console = output.talk()
     bar = console.is_terminal and not settings.json_logs
     handler: logging.Handler = _Through(console) if bar else logging.StreamHandler(sys.stderr)
@@ -86,8 +86,12 @@ async def show_history(console: Console, feeds: Mapping[str, Feed]) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("series"), TimeElapsedColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("series"),
+        TimeElapsedColumn(),
+    )
     while True:
         waiting = {name: feed for name, feed in feeds.items() if not feed.history_whole}
         if not waiting:

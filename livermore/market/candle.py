@@ -18,7 +18,7 @@ REST_SETTLED = 30_000
 """REST read less than this (ms) after a candle's end lags and is cached: it ranks as stream."""
 
 VOLUME_TOLERANCE = 1e-9
-"""Relative difference under which two volumes are the same (sums of floats differ in the last digit)."""
+"""Relative difference under which two volumes are the same: sums of floats differ a little."""
 
 
 class Kind(enum.Enum):
@@ -109,17 +109,17 @@ def same_volume(a: float, b: float) -> bool:
     return abs(a - b) <= VOLUME_TOLERANCE * max(abs(a), abs(b))
 
 
-def check(  # noqa: PLR0913 - the six numbers of a candle and where it lies
+def check(
     series: Series,
     open_time: int,
-    open: float,  # noqa: A002 - the field's standard term
+    open: float,
     high: float,
     low: float,
     close: float,
     volume: float,
 ) -> None:
     """Raise :class:`ImpossibleCandle` unless a market can have made these values."""
-    # A NaN fails every comparison, so the chain below also refuses it; infinity fails the upper bound.
+    # A NaN fails every comparison, so this also refuses it; infinity fails the upper bound.
     if (
         0 < low <= open <= high < math.inf
         and low <= close <= high
@@ -136,11 +136,9 @@ def check(  # noqa: PLR0913 - the six numbers of a candle and where it lies
 
 def empty(series: Series, open_time: int, price: float, evidence: Evidence, as_of: int) -> Candle:
     """A slot without trades: flat at the previous close, volume 0."""
-    return Candle(
-        series, open_time, price, price, price, price, 0.0, Kind.EMPTY, evidence, as_of
-    )
+    return Candle(series, open_time, price, price, price, price, 0.0, Kind.EMPTY, evidence, as_of)
 
 
 def rest_evidence(close_time: int, asked_at: int) -> Evidence:
-    """What a REST row asked for at ``asked_at`` proves about a candle that ended at ``close_time``."""
+    """What a row asked for at ``asked_at`` proves about a candle that ended at ``close_time``."""
     return Evidence.REST if asked_at - close_time >= REST_SETTLED else Evidence.STREAM

@@ -10,6 +10,7 @@ from livermore.errors import UsageError
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+LENGTHS = {"5m": 5 * MINUTE, "15m": 15 * MINUTE, "1h": HOUR, "4h": 4 * HOUR, "1d": DAY}
 
 
 class Timeframe(enum.Enum):
@@ -24,7 +25,7 @@ class Timeframe(enum.Enum):
     ms: int
 
     def __init__(self, label: str) -> None:
-        self.ms = {"5m": 5 * MINUTE, "15m": 15 * MINUTE, "1h": HOUR, "4h": 4 * HOUR, "1d": DAY}[label]
+        self.ms = LENGTHS[label]
 
     def __str__(self) -> str:
         return str(self.value)

@@ -7,7 +7,7 @@ import attrs
 
 @attrs.define
 class Backoff:
-    """Delays in seconds: ``first`` doubling to ``most``, spread by ``jitter`` so that many do not come at once.
+    """Delays in seconds, ``first`` doubling to ``most``, spread so that many do not come at once.
 
     ``chance`` is a source of numbers in [0, 1).
     """

@@ -90,6 +90,8 @@ class Feed:
         self._unsaid: list[Call] = []
         """Lifecycle messages that Redis did not take."""
         self._away_said = False
+        self._succeeded = False
+        """Whether another daemon has taken the exchange over."""
 
     def now(self) -> int | None:
         """The exchange's time in ms: the furthest any of its connections has heard."""
@@ -122,11 +124,13 @@ class Feed:
                 await self._learn_products(rest)
                 await self._follow(rest)
         except* (Fenced, LeaseLost) as lost:
+            self._succeeded = True
             raise TakenError(str(lost.exceptions[0])) from lost
         finally:
             with trio.move_on_after(FINISH, shield=True):
                 await self._lease.release()
-                await self._forget_status()
+                if not self._succeeded:  # else the status is our successor's
+                    await self._forget_status()
 
     async def _hold_lease(self) -> None:
         def retaken() -> None:

@@ -152,7 +152,7 @@ class Repairs:
         gap = Gap(series, first, last, cause, now, lane, next_try=now)
         same = self._open.get(gap.name)
         if same is not None:
-            # The slots that joined were in no look before: the second one is still to come for them.
+            # The slots that joined were in no look before: their second one is still to come.
             omitted_at = same.omitted_at if last <= same.last else None
             gap = attrs.evolve(same, last=max(last, same.last), omitted_at=omitted_at)
         self._open[gap.name] = gap
@@ -409,6 +409,8 @@ class Repairs:
                 settled = gap.last + series.timeframe.ms + SETTLED
                 moments = [omitted_at + SECOND_LOOK, *([settled] if settled > now else [])]
                 wait = max(wait, min(moments) + 1_000 - now)
+            if grown:
+                omitted_at = None  # the slots that joined were in no look yet
             note = asked.problem or f"REST does not show {left} of {gap.slots} candles yet"
             gap = attrs.evolve(gap, next_try=now + wait, omitted_at=omitted_at, note=note)
         if gap.outcome is Outcome.OPEN:

@@ -165,6 +165,19 @@ async def test_only_what_is_missing_is_asked_for(valkey_url: str):
         assert await asking.stored(of(BTC, HOUR)) == slots
 
 
+async def test_what_the_exchange_does_not_have_is_asked_for_once(valkey_url: str):
+    """Listed thirty days ago: there are no three hundred days."""
+    async with exchange(history_days=30) as simulator:
+        asking = Asking(valkey_url, simulator)
+        filled = await asking(BTC, timeframes=(Timeframe.D1,))
+        assert [gap.slots for gap in filled.planned] == [DEPTH]
+        assert filled.remaining == ()
+        assert 25 < len(await asking.stored(of(BTC, Timeframe.D1))) <= 31
+        again = await asking(BTC, timeframes=(Timeframe.D1,))
+        assert again.planned == ()
+        assert asking.pages == 1
+
+
 async def test_one_that_was_interrupted_is_resumed(valkey_url: str):
     async with exchange() as simulator:
         asking = Asking(valkey_url, simulator)
@@ -319,7 +332,7 @@ async def test_a_running_daemon_fills_it_through_its_ledger(valkey_url: str, tmp
 
 
 async def test_tries_that_were_made_before_do_not_end_the_waiting(valkey_url: str, tmp_path: Path):
-    async with exchange(speed=20.0) as simulator:
+    async with exchange() as simulator:
         asking = Asking(valkey_url, simulator)
         async with running(asking, tmp_path, BTC):
             slots = await asking.stored(of(BTC, HOUR))

@@ -303,8 +303,31 @@ def test_a_second_daemon_ends_with_5_and_a_killed_one_is_followed_when_its_lease
     with started(run(livermore, exchange, *words)) as fourth:
         fourth.says("connection live")
         assert fourth.says("history ").endswith("history 5/5 series"), "it is still there"
+        epoch = ask(valkey_url, "HGET", "lease:coinbase", "epoch")
+        for series in store.all_series("coinbase", "BTC-USD"):
+            known = ask(valkey_url, "HGET", store.keys(series).companion, "epoch")
+            assert known == epoch, "the one before is refused by every series"
         fourth.stops()
     assert stored(valkey_url, HOURS) >= before
+
+
+def test_one_that_was_stopped_for_long_leaves_the_exchange_to_its_successor(
+    livermore: Livermore, exchange: dict[str, str], valkey_url: str
+):
+    words = ("--redis-url", valkey_url, "--symbols", "BTC-USD")
+    with started(run(livermore, exchange, *words)) as first:
+        first.says("history 5/5")
+        first.popen.send_signal(signal.SIGSTOP)
+        ask(valkey_url, "DEL", "lease:coinbase")  # it lapsed
+        with started(run(livermore, exchange, *words)) as second:
+            second.says("connection live")
+            first.popen.send_signal(signal.SIGCONT)
+            assert first.ends() == 5
+            assert f"held by process {second.popen.pid}" in first.lines[-1]
+            holder = json.loads(ask(valkey_url, "HGET", "lease:coinbase", "description"))
+            assert holder["pid"] == second.popen.pid
+            assert ask(valkey_url, "EXISTS", "exchange:coinbase:status")
+            second.stops()
 
 
 # -- the private Valkey -----------------------------------------------------------------------

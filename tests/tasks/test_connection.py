@@ -177,8 +177,8 @@ async def test_our_own_slow_work_is_not_their_silence(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(line.live)
             await trio.sleep(1)
-            await line.socket.say.send(BEAT)
-            await line.socket.say.send(acknowledged(NATIVES))
+            for frame in (BEAT, BEAT, acknowledged(NATIVES)):  # unread while it thinks
+                await line.socket.say.send(frame)
             await trio.sleep(20)
             assert line.ended is None
             assert line.state() is State.LIVE
