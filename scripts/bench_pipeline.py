@@ -36,7 +36,7 @@ from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.timeframe import DAY, TIMEFRAMES, Timeframe, iso
 from livermore.market.tracker import Missing, Pending, Tracker
-from livermore.runtime.connection import Connection, Health
+from livermore.runtime.connection import Connection, Health, State
 from livermore.runtime.lease import Lease
 from livermore.runtime.readings import Readings
 from livermore.runtime.writer import Writer
@@ -149,7 +149,7 @@ async def exchange(count: int, orders: Any) -> None:
                 sequence[0] += len(own)
             await trio.sleep(0.2)
             # Every frame is encoded beforehand and handed to the kernel in one write per socket: at
-            # "sent" all of them are at the sockets, and a slow sender does not count as our slowness.
+            # "sent" all of them are at the sockets, and a slow sender is not our slowness.
             written = [
                 (socket, b"".join(encoded(frame) for one, frame in frames if one is socket))
                 for socket, _, _ in sockets
@@ -273,6 +273,7 @@ async def pipeline(
     shards = [names[at : at + size] for at in range(0, count, size)]
     latencies: dict[str, list[float]] = {}
     rss: list[int] = []
+    healths: list[Health] = []
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.run)
@@ -285,18 +286,21 @@ async def pipeline(
                     pending=pending,
                 )
                 clock.append(tracker)
+                healths.append(Health(f"c/{number}", len(shard)))
                 connection = Connection(
                     COINBASE,
                     f"ws://127.0.0.1:{port}",
                     shard,
                     tracker,
-                    Health(f"c/{number}", len(shard)),
+                    healths[-1],
                     writer.wake,
                     lambda _: None,
                     lambda _: None,
                 )
                 nursery.start_soon(connection.live)
-            await trio.sleep(1.5 + 4 / COINBASE.messages_per_second)
+            with trio.fail_after(30):
+                while not all(health.state is State.LIVE for health in healths):  # noqa: ASYNC110
+                    await trio.sleep(0.05)
             trade_id = 1000
 
             async def order(ms: int, kind: str) -> float:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
+import hiredis
 import redis
 import redis.cluster
 import redis.exceptions
@@ -243,6 +244,8 @@ class Client:
                 return [server.execute_command(*calls[0])]
             except redis.exceptions.ResponseError as error:
                 return [error]
+        if all(call[0] == "EVALSHA" for call in calls):
+            return _scripts(server, calls)
         pipeline = server.pipeline(transaction=False)
         for call in calls:
             pipeline.execute_command(*call)
@@ -273,6 +276,30 @@ class Client:
         except FAILURES as error:
             self.close()
             raise translate(error, self.shown) from error
+
+
+def _scripts(server: Any, calls: Sequence[Call]) -> list[Any]:
+    """Run scripts in one round trip, errors of single calls in their places.
+
+    What a pipeline does, without its work per argument: a close is two scripts of 17 arguments, and
+    packing them was a third of its cost (*measured*: 12 against 4 µs a call).
+    """
+    pool = server.connection_pool
+    connection = pool.get_connection()
+    replies: list[Any] = []
+    try:
+        connection.send_packed_command([b"".join(map(hiredis.pack_command, calls))])
+        for _ in calls:
+            try:
+                replies.append(connection.read_response())
+            except redis.exceptions.ResponseError as error:
+                replies.append(error)
+    except BaseException:
+        connection.disconnect()  # replies that were not read must not answer the next call
+        raise
+    finally:
+        pool.release(connection)
+    return replies
 
 
 def is_unknown_script(reply: object) -> bool:
