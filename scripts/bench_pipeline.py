@@ -316,7 +316,7 @@ async def pipeline(
             await order(first - 9000, "snapshot")
             await order(first - 1000, "update")
             await order(first + 1000, "update")
-            await trio.sleep(0.5)
+            await trio.sleep(3.5)  # the slot before ours is given up only after this patience
             gc.collect()
             gc.freeze()
             for kind, boundary in rounds:

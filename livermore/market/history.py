@@ -131,12 +131,16 @@ def wanted(
     missing: Sequence[tuple[int, int]],
     oldest: int | None,
     asked_from: int | None,
+    ever: bool = True,
 ) -> list[tuple[int, int]]:
     """Ranges of the newest :data:`DEPTH` slots that are worth asking for, newest first.
 
     ``missing`` are the ranges the store lacks in :func:`window`. What lies before the oldest stored
-    candle was asked for already from ``asked_from`` on: the exchange had nothing there.
+    candle was asked for already from ``asked_from`` on: the exchange had nothing there. Where REST
+    was asked and there never was (``ever``) a candle, the first one will come from the stream.
     """
+    if asked_from is not None and not ever:
+        return []
     first, last = window(timeframe, now)
     ranges: list[tuple[int, int]] = []
     for start, end in missing:

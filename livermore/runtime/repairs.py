@@ -175,6 +175,7 @@ class Repairs:
                 missing=found.missing,
                 oldest=found.oldest,
                 asked_from=found.asked_from,
+                ever=found.cursor is not None,
             )
             first_fetch = found.asked_from is None
             for first, last in ranges:

@@ -111,7 +111,6 @@ class Writer:
         """What the server refused in this turn, series by series."""
         self._wake = trio.Event()
         self.turns = Turns()
-        self.cursor_known: set[Series] = set()
 
     # -- for others -----------------------------------------------------------------------
 

@@ -231,6 +231,8 @@ def test_what_was_asked_for_before_the_oldest_candle_is_not_wanted_again() -> No
 
 def test_everything_missing_is_wanted_newest_first_and_only_within_the_window() -> None:
     missing = [(FIRST - 5 * MS, FIRST + MS), (LAST, LAST + 3 * MS)]
+    never = wanted(Timeframe.M5, NOW, missing=missing, oldest=None, asked_from=FIRST, ever=False)
+    assert never == [], "REST had nothing at all: the first candle comes from the stream"
     want = wanted(Timeframe.M5, NOW, missing=missing, oldest=None, asked_from=None)
     assert want == [(LAST, LAST), (FIRST, FIRST + MS)]
 
