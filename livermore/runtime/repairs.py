@@ -48,6 +48,9 @@ ALLOWANCE = 15_000
 """After a slot's end (ms), when the stream has had its chance and its absence is a gap."""
 LOOK_AFTER = 31_000
 """After a slot's end (ms), when a REST reply is no longer a guess of a cache."""
+LOOKS = 3
+"""Looks at a suspect slot that no reply shows; what is stored then stays."""
+REMEMBERED_LOOKS = 10_000
 ATTEMPTS = 12
 """Tries after which a gap that REST never fills ends as unfillable."""
 REMEMBERED = 24 * 3600 * 1000
@@ -105,6 +108,8 @@ class Repairs:
         self._recheck: dict[str, float] = {}
         """Monotonic time at which an open gap is surveyed again: the stream may have filled it."""
         self._looks: dict[tuple[Series, int], tuple[int, str]] = {}
+        self._looked: dict[tuple[Series, int], int] = {}
+        """How often REST was asked about a suspect slot and showed nothing that decides."""
         self._changed = trio.Event()
         self._wanting: set[Series] = set()
         self.progress = Progress()
@@ -313,14 +318,20 @@ class Repairs:
     async def _look(self, look: tuple[Series, int, int, int, str]) -> None:
         """Compare stored slots with REST; its word replaces ours."""
         series, first, last, _, cause = look
-        asked = await self._ask(series, first, last, [(first, last)], Lane.VERIFICATION)
+        slots = range(first, last + 1, series.timeframe.ms)
+        again = [Suspect(series, open_time, cause) for open_time in slots]
+        try:
+            asked = await self._ask(series, first, last, [(first, last)], Lane.VERIFICATION)
+        except StoreError:
+            self.suspects(again)
+            raise
         if asked.problem:
             # Not answered is not agreed: look again.
-            slots = range(first, last + 1, series.timeframe.ms)
-            self.suspects([Suspect(series, open_time, cause) for open_time in slots])
+            self.suspects(again)
             await trio.sleep(1.0)
             return
         self.progress.looks += 1
+        self._look_later(series, asked.unproved, cause)
         changed = asked.written.having("cv") if asked.written else []
         if changed:
             self.progress.differed += len(changed)
@@ -328,6 +339,17 @@ class Repairs:
                 "REST corrected what was stored",
                 {"series": str(series), "candles": len(changed), "cause": cause},
             )
+
+    def _look_later(self, series: Series, slots: Iterable[int], cause: str) -> None:
+        """Slots that a reply does not show: another one may, a few times."""
+        for open_time in slots:
+            tries = self._looked.pop((series, open_time), 0) + 1
+            if tries < LOOKS:
+                self._looked[series, open_time] = tries
+                due = (self._clock() or open_time) + SECOND_LOOK
+                self._looks.setdefault((series, open_time), (due, cause))
+        while len(self._looked) > REMEMBERED_LOOKS:
+            del self._looked[next(iter(self._looked))]
 
     async def _repair(self, gap: Gap) -> None:
         """One try: ask REST for what is still missing, unless it is too early to ask again."""

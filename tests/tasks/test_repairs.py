@@ -450,3 +450,25 @@ async def test_a_doubt_is_looked_at_once_rest_can_be_trusted_and_after_gaps(
     [question] = world.questions
     assert (question.first, question.last, question.lane) == (slot, slot, Lane.VERIFICATION)
     assert question.moment >= 31
+
+
+async def test_a_doubt_outlives_a_redis_that_is_away(autojump_clock: MockClock, world: World):
+    world.put(of(BTC), world.slot(3), world.slot(4))
+    world.repairs.suspects([Suspect(of(BTC), world.slot(3), "test")])
+    world.away = True
+    await repaired(world, 30)
+    world.away = False
+    await repaired(world, 30)
+    assert world.repairs.progress.looks == 1
+
+
+async def test_a_doubt_that_no_reply_decides_is_looked_at_three_times_a_minute_apart(
+    autojump_clock: MockClock, world: World
+):
+    world.put(of(BTC), world.slot(3))
+    world.omits = frozenset({world.slot(3)})
+    world.repairs.suspects([Suspect(of(BTC), world.slot(3), "test")])
+    await repaired(world, 600)
+    moments = [question.moment for question in world.questions]
+    assert len(moments) == 3
+    assert all(later - earlier >= 60 for earlier, later in itertools.pairwise(moments))
