@@ -66,6 +66,10 @@ class Dialect:
     """After a slot's end, how long its trades may still be on their way."""
     sample_lag: int | None = None
     """After a slot's end, when the candle channel has shown its final state; None: never."""
+    sample_every: int | None = None
+    """The candle channel shows the state at whole multiples of this, if it does."""
+    sample_delay: int = 0
+    """How long after such a mark its state is published at the earliest."""
     subscribe_within: int
     """After connecting, when the exchange hangs up on a silent client."""
     products_per_connection: int

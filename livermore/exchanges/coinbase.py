@@ -663,6 +663,8 @@ COINBASE = Dialect(
     closes=CloseRule.TRADES,
     settle=2_000,  # trades arrive 0.1-0.2 s late
     sample_lag=8_000,  # the last sample of a slot is shown 6.7 s after its end
+    sample_every=10_000,
+    sample_delay=6_000,  # 6.65-6.81 s were seen
     subscribe_within=5_000,
     # Not published. A hundred in one subscribe is the most that was seen to work, and what one lost
     # socket or one missing sequence number puts in doubt stays small.

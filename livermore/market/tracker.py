@@ -57,6 +57,8 @@ PROVABLE_PAST = 288
 """Slots before the connection that a snapshot of trades may prove."""
 GRACE = 3.0
 """Seconds after connecting in which nothing is given up: snapshots that may prove it will come."""
+JOINED = "connected in the middle"
+"""The cause of what is not proved by trades because we were not there from the start."""
 KEPT = 3
 """Slots per symbol kept after their end, for late trades and the candle channel's final sample."""
 STEADY = 30_000
@@ -168,6 +170,12 @@ class _Tape:
     ahead: dict[int, Trade] = attrs.Factory(dict)
     samples: dict[int, tuple[int, Sample]] = attrs.Factory(dict)
     closed: dict[int, Candle] = attrs.Factory(dict)
+    base: tuple[int, Sample] | None = None
+    """The newest sample of a running slot that trades do not prove, and the mark it shows."""
+    partial: list[Trade] = attrs.Factory(list)
+    """Trades of that slot since the mark."""
+    joined: int | None = None
+    """Open time of a slot that became whole by a sample and the trades since."""
     missed: dict[int, None] = attrs.Factory(dict)
     """Slots given up: REST is asked for them, so nothing about them needs another look."""
     before: tuple[int, float] | None = None
@@ -200,6 +208,8 @@ class Tracker:
         *,
         settle: int,
         sample_lag: int | None,
+        sample_every: int | None = None,
+        sample_delay: int = 0,
         pending: Pending | None = None,
     ) -> None:
         self.clock = ExchangeClock()
@@ -207,6 +217,8 @@ class Tracker:
         self.counts = Counts()
         self.rejected: list[str] = []
         self._settle_after = settle
+        self._sample_every = sample_every
+        self._sample_delay = sample_delay
         self._give_up_after = settle if sample_lag is None else max(settle, sample_lag)
         self._tapes = {native: _Tape(one, native) for native, one in series}
         self._by_series = {tape.series: tape for tape in self._tapes.values()}
@@ -402,6 +414,7 @@ class Tracker:
         tape.open = False
         tape.slots.clear()
         tape.ahead.clear()
+        self._part(tape)
         tape.first_id = run[0].trade_id
         tape.last_id = run[0].trade_id - 1
         tape.last_time = -1
@@ -440,6 +453,7 @@ class Tracker:
         if tape.complete_from is None or trade.time < tape.complete_from:
             return
         tape.complete_from = trade.time + 1 + self._settle_after
+        self._part(tape)
         open_time = trade.time - trade.time % self._timeframe.ms
         for closed in tape.closed:
             if closed >= open_time:
@@ -471,6 +485,7 @@ class Tracker:
             self._doubt_unproved(tape)
             tape.open = True
             tape.slots.clear()
+            self._part(tape)
             tape.last_time = -1
             tape.complete_from = tape.whole_since
             tape.unsure = False
@@ -487,6 +502,8 @@ class Tracker:
         else:
             slot.add(trade.price, trade.size)
         tape.last_time = max(tape.last_time, trade.time)
+        if tape.complete_from is not None and open_time < tape.complete_from:
+            tape.partial.append(trade)
         if tape.closed_to is not None and open_time <= tape.closed_to:
             self._correct_late(tape, open_time)
 
@@ -543,8 +560,50 @@ class Tracker:
         closed = tape.closed.get(open_time)
         if closed is not None and _contradicts(heard, sample, closed):
             self._suspect(tape.series, open_time, "the candles channel differs")
+        if not sample.snapshot:
+            self._join(tape, sample, heard)
         self._settle(tape, time)
         self._show_forming(tape, time)
+
+    def _join(self, tape: _Tape, sample: Sample, heard: int) -> None:
+        """Make a slot whole that we joined in the middle, from a sample and the trades since.
+
+        A sample is the state at its mark, and we hold every trade since before the mark. Which mark
+        that was is not said, only inferred from the time of sending; so one sample and the trades
+        up to the next have to make exactly that next one before either is believed.
+        """
+        open_time = sample.open_time
+        complete = tape.complete_from
+        if (
+            self._sample_every is None
+            or complete is None
+            or complete <= open_time
+            or tape.joined == open_time
+            or (tape.closed_to is not None and open_time <= tape.closed_to)
+        ):
+            return
+        mark = heard - self._sample_delay
+        mark -= mark % self._sample_every
+        if mark < max(complete, open_time + 1) or mark >= open_time + self._timeframe.ms:
+            return
+        before, tape.base = tape.base, (mark, sample)
+        since = tape.partial
+        tape.partial = [trade for trade in since if trade.time >= mark]
+        if before is None or before[1].open_time != open_time or mark <= before[0]:
+            return
+        between = [trade for trade in since if before[0] <= trade.time < mark]
+        summed = _onto(before[1], between)
+        if tape.ahead or not between or not _makes(summed, sample):
+            return
+        tape.slots[open_time] = _onto(sample, tape.partial)
+        tape.joined = open_time
+        tape.partial = []
+
+    @staticmethod
+    def _part(tape: _Tape) -> None:
+        """Trades may be missing: what was whole by a sample is not any more."""
+        tape.joined = tape.base = None
+        tape.partial = []
 
     # -- settling -------------------------------------------------------------------------
 
@@ -601,7 +660,7 @@ class Tracker:
             end = open_time + ms
             if time < end and tape.last_time < end:
                 return
-            complete = tape.complete_from is not None and tape.complete_from <= open_time
+            complete = self._is_whole(tape, open_time)
             heard = (self.clock.stamp or 0) >= end + min(HEARD, self._settle_after)
             if complete and tape.last_time >= end:
                 self._close(tape, open_time, self.clock.stamp or end)
@@ -626,6 +685,12 @@ class Tracker:
                 self._go_on(tape, end)
             tape.closed_to = open_time
             self._forget(tape)
+
+    @staticmethod
+    def _is_whole(tape: _Tape, open_time: int) -> bool:
+        """Whether we hold what was traded in the slot from its start on."""
+        complete = tape.complete_from
+        return (complete is not None and complete <= open_time) or tape.joined == open_time
 
     def _close_by_clock(self, tape: _Tape, open_time: int) -> bool:
         """Close a slot no later trade proves; whether it could be closed."""
@@ -652,6 +717,8 @@ class Tracker:
             self.pending.closes.setdefault(tape.series, {})[open_time] = candle
         if tape.before is None or tape.before[0] <= open_time:
             tape.before = (open_time, candle.close)
+        if tape.joined == open_time:
+            self._suspect(tape.series, open_time, JOINED)  # verified first
         sampled = tape.samples.get(open_time)
         if sampled is not None and _contradicts(*sampled, candle):
             self._suspect(tape.series, open_time, "the candles channel differs")
@@ -729,7 +796,7 @@ class Tracker:
         if not self._connected:
             cause = "no connection"
         elif tape.complete_from is None or tape.complete_from > open_time:
-            cause = "connected in the middle"
+            cause = JOINED
         elif tape.unsure or tape.ahead:
             cause = "frames were lost"
         else:
@@ -744,6 +811,9 @@ class Tracker:
 
     def _forget(self, tape: _Tape) -> None:
         assert tape.closed_to is not None  # set by the caller
+        if tape.complete_from is not None and tape.complete_from <= tape.closed_to:
+            tape.base = None
+            tape.partial = []
         oldest = tape.closed_to - (KEPT - 1) * self._timeframe.ms
         for kept in (tape.slots, tape.closed):
             # The newest summed slot before stays: its close is the price of the empties after it.
@@ -758,7 +828,7 @@ class Tracker:
             return
         open_time = time - time % self._timeframe.ms
         slot = tape.slots.get(open_time)
-        if slot is not None and tape.complete_from is not None and tape.complete_from <= open_time:
+        if slot is not None and self._is_whole(tape, open_time):
             self.pending.forming[tape.series] = Forming(
                 tape.series,
                 open_time,
@@ -781,6 +851,23 @@ class Tracker:
                 sample.volume,
                 heard,
             )
+
+
+def _onto(sample: Sample, trades: Iterable[Trade]) -> _Slot:
+    """The slot as ``sample`` shows it, and ``trades`` after that."""
+    volume = Decimal(repr(sample.volume))
+    slot = _Slot(sample.open, sample.high, sample.low, sample.close, volume)
+    for trade in trades:
+        slot.add(trade.price, trade.size)
+    return slot
+
+
+def _makes(slot: _Slot, sample: Sample) -> bool:
+    return (slot.high, slot.low, slot.close) == (
+        sample.high,
+        sample.low,
+        sample.close,
+    ) and same_volume(float(slot.volume), sample.volume)
 
 
 def _newest_run(trades: Sequence[Trade]) -> int:

@@ -365,6 +365,8 @@ class Feed:
                     ),
                     settle=dialect.settle,
                     sample_lag=dialect.sample_lag,
+                    sample_every=dialect.sample_every,
+                    sample_delay=dialect.sample_delay,
                     pending=self._pending,
                 )
             )

@@ -211,7 +211,11 @@ class Session:
         self.exchange, self.line = exchange, line
         self.chance = random.Random(seed)
         self.tracker = Tracker(
-            [(native, series(native)) for native in PACES], settle=SETTLE, sample_lag=LAG
+            [(native, series(native)) for native in PACES],
+            settle=SETTLE,
+            sample_lag=LAG,
+            sample_every=10_000,
+            sample_delay=6_000,
         )
         self.heard = Heard()
         self.now = 0.0
@@ -442,7 +446,13 @@ class Wire:
     """A tracker of one symbol (and a silent other) and frames by hand; ``at`` in ms after T0."""
 
     def __init__(self, *, price: float | None = 10.0, acknowledged: bool = True) -> None:
-        self.tracker = Tracker([(X, BTC), ("Q", series("Q"))], settle=SETTLE, sample_lag=LAG)
+        self.tracker = Tracker(
+            [(X, BTC), ("Q", series("Q"))],
+            settle=SETTLE,
+            sample_lag=LAG,
+            sample_every=10_000,
+            sample_delay=6_000,
+        )
         self.sequence = -1
         self.time = T0 - MS
         self.missing: list[tuple[str, int]] = []
@@ -787,6 +797,83 @@ def test_a_sample_without_volume_is_an_empty_candle() -> None:
     wire.say(MS + 6_700, sample(0, 0.0))
     wire.beat(MS + 7_000, MS + 9_000)
     assert [c.kind for c in wire.of(X, 0)] == [Kind.EMPTY]
+
+
+def joined(*marks: tuple[int, float], late: int = 0) -> Wire:
+    """Connected in the middle of slot 0, where a trade of 1 is made every second and a half."""
+    wire = Wire(acknowledged=False)
+    ids = iter(range(100, 1000))
+    events: list[tuple[int, str, float]] = [
+        (at + 200, "trade", at) for at in range(200_000, MS + 1_000, 1_500)
+    ]
+    events += [(mark + 6_700 + late, "sample", volume) for mark, volume in marks]
+    wire.connect(200_000)
+    for at, kind, value in sorted(events):
+        if kind == "trade":
+            wire.trade(int(value), next(ids))
+        else:
+            wire.say(at, sample(0, value))
+    wire.beat(MS + 1_500, MS + 3_500, 500)
+    return wire
+
+
+def volume_at(mark: int, before: float = 500.0) -> float:
+    return before + len(range(200_000, mark, 1_500))
+
+
+def test_a_slot_joined_in_the_middle_is_whole_by_two_samples_and_the_trades_between() -> None:
+    wire = joined(*((mark, volume_at(mark)) for mark in (210_000, 220_000, 250_000)))
+    [candle] = wire.of(BTC.symbol, 0)
+    assert candle.volume == volume_at(MS)
+    assert candle.evidence is Evidence.STREAM
+    assert (BTC.symbol, 0) in wire.suspects, "it is compared with REST"
+    assert wire.missing == []
+
+
+@pytest.mark.parametrize(
+    ("marks", "late"),
+    [
+        ([210_000], 0),  # one sample alone says nothing of its mark
+        ([210_000, 220_000], 10_000),  # ten seconds late: the inferred marks are wrong
+        ([], 0),
+    ],
+)
+def test_samples_whose_marks_are_not_confirmed_make_nothing_whole(
+    marks: list[int], late: int
+) -> None:
+    # An uneven second: the trades of two windows must not agree by chance.
+    sums = [(mark, volume_at(mark) + mark % 7 * late) for mark in marks]
+    wire = joined(*sums, late=late)
+    assert wire.of(BTC.symbol, 0) == []
+
+
+def test_a_trade_lost_after_the_sample_makes_the_slot_doubtful_again() -> None:
+    wire = Wire(acknowledged=False)
+    wire.connect(200_000)
+    for number, at in enumerate(range(200_000, 230_000, 1_000)):
+        wire.trade(at, 100 + number)
+        if at in (217_000, 227_000):
+            wire.say(at - 300, sample(0, 500.0 + len(range(200_000, at - 7_000, 1_000))))
+    wire.trade(240_000, 140)  # ids 130 to 139 are lost
+    wire.beat(241_000, MS + 3_000)
+    wire.trade(MS + 3_000, 141)
+    assert wire.of(BTC.symbol, 0) == []
+
+
+def test_a_reconnect_that_lost_trades_undoes_what_a_sample_made_whole() -> None:
+    wire = Wire(acknowledged=False)
+    wire.connect(100_000)
+    for number, at in enumerate(range(100_000, 130_000, 1_000)):
+        wire.trade(at, 100 + number)
+        if at in (117_000, 127_000):
+            wire.say(at - 300, sample(0, 500.0 + len(range(100_000, at - 7_000, 1_000))))
+    wire.tracker.lost()
+    wire.connect(200_000)
+    snapshot = [Trade(number, 10.0, Decimal(1), T0 + 199_000) for number in range(160, 170)]
+    wire.say(200_100, Trades(X, snapshot, True))
+    wire.trade(MS + 100, 170)
+    wire.beat(MS + 1_000, MS + 4_000, 500)
+    assert wire.of(BTC.symbol, 0) == []
 
 
 def test_the_snapshot_at_the_start_proves_the_slots_it_covers_and_no_other() -> None:
