@@ -14,6 +14,7 @@ import attrs
 
 from livermore.market.candle import Candle, Kind, Series
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
+from livermore.market.tracker import Forming
 
 PARENT = dict(itertools.pairwise(TIMEFRAMES))
 CHILD = {parent: child for child, parent in PARENT.items()}
@@ -112,6 +113,31 @@ class Folder:
                 break
             parents.append(folded)
             candle = folded
+        return parents
+
+    def running(self, forming: Forming) -> list[Forming]:
+        """The running parents of a running candle, lowest first, as far as they are whole."""
+        parents: list[Forming] = []
+        series: Series | None
+        while (series := parent_series(forming.series)) is not None:
+            open_time = series.timeframe.floor(forming.open_time)
+            window = self._windows.get(series)
+            known = window.children if window and window.open_time == open_time else {}
+            slots = range(open_time, forming.open_time, forming.series.timeframe.ms)
+            if any(slot not in known for slot in slots):
+                break  # what one child is missing of cannot be shown
+            traded = [known[slot] for slot in slots if known[slot].kind is Kind.TRADED]
+            forming = Forming(
+                series,
+                open_time,
+                traded[0].open if traded else forming.open,
+                max([forming.high, *(candle.high for candle in traded)]),
+                min([forming.low, *(candle.low for candle in traded)]),
+                forming.close,
+                math.fsum([forming.volume, *(candle.volume for candle in traded)]),
+                forming.as_of,
+            )
+            parents.append(forming)
         return parents
 
     def is_old(self, candle: Candle) -> bool:

@@ -416,10 +416,13 @@ class Writer:
         if not forming and not tickers:
             return
         exchange = self._lease.exchange
+        running = [
+            one for lowest in forming.values() for one in (lowest, *self._folder.running(lowest))
+        ]
         calls = [
             script("publish", (store.keys(one.series).companion,),
                    store.keys(one.series).update_channel, forming_text(one), "")
-            for one in forming.values()
+            for one in running
         ]  # fmt: skip
         calls += [
             script("publish", (store.ticker_key(exchange, symbol),),

@@ -22,6 +22,7 @@ from livermore.market.folding import (
     parent_series,
 )
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
+from livermore.market.tracker import Forming
 
 M5 = Series("coinbase", "BTC-USD", Timeframe.M5)
 M15 = Series("coinbase", "BTC-USD", Timeframe.M15)
@@ -130,6 +131,37 @@ def test_children_of_an_earlier_parent_are_old_and_fold_nothing() -> None:
     assert folder.is_old(children[2])
     assert folder.take(children[2]) == []
     assert not folder.is_old(children[3])
+
+
+def forming(open_time: int) -> Forming:
+    return Forming(M5, open_time, 50.0, 500.0, 5.0, 60.0, 7.0, open_time + 1_000)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 17, 48, 200, 287])
+def test_running_parents_are_their_children_and_the_running_candle(at: int) -> None:
+    candles, folder = run(at), Folder()
+    for candle in candles:
+        folder.take(candle)
+    shown = folder.running(forming(DAY + at * M5.timeframe.ms))
+    assert [one.series.timeframe for one in shown] == list(TIMEFRAMES[1:])
+    for one in shown:
+        own = [c for c in candles if c.open_time >= one.open_time and c.kind is Kind.TRADED]
+        assert one.open_time == one.series.timeframe.floor(DAY + at * M5.timeframe.ms)
+        assert (one.open, one.high, one.low, one.close) == (
+            own[0].open if own else 50.0,
+            500.0,
+            5.0,
+            60.0,
+        )
+        assert math.isclose(one.volume, 7.0 + sum(c.volume for c in own))
+
+
+def test_a_running_parent_with_a_missing_child_is_not_shown() -> None:
+    candles, folder = run(4), Folder()
+    for candle in [*candles[:1], *candles[2:]]:
+        folder.take(candle)
+    shown = folder.running(forming(DAY + 4 * M5.timeframe.ms))
+    assert [one.series.timeframe for one in shown] == [Timeframe.M15]
 
 
 def test_nothing_is_old_to_a_folder_that_knows_nothing() -> None:
