@@ -147,8 +147,6 @@ def near(word: str, known: Iterable[str]) -> str:
     return f": did you mean {found[0]}?" if found else ""
 
 
-# -- sources ----------------------------------------------------------------------------------
-
 _Given = tuple[Mapping[str, object], Callable[[str], str], type[LivermoreError], Path]
 
 
@@ -190,9 +188,6 @@ def _file(named: str | None, cwd: Path, home: str) -> _Given:
         if key not in _PARSERS:
             raise ConfigurationError(f"{path}: unknown setting {key!r}{near(key, _PARSERS)}")
     return (given, lambda key: f"{key} in {path}", ConfigurationError, path.parent)
-
-
-# -- values -----------------------------------------------------------------------------------
 
 
 def parse_duration(text: str) -> int:

@@ -2,6 +2,7 @@
 
 Data goes to stdout, talk to stderr. A failure is one line, ``livermore: <message>``, and an exit
 code: 0 ok, 1 error, 2 usage, 3 not running, 4 configuration, 5 taken, 6 gaps remain, 7 mismatch.
+Ctrl-C and SIGTERM end every command, with 0.
 
 Modules are imported at every start, so whatever is slow to import (Redis, Trio, numpy) is imported
 inside the commands.
@@ -12,7 +13,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from livermore.errors import (
     ConfigurationError,
@@ -24,8 +27,6 @@ from livermore.errors import (
     UnknownSymbol,
     UsageError,
 )
-
-INTERRUPTED = 128 + signal.SIGINT
 
 EXIT_CODES: tuple[tuple[type[LivermoreError], int], ...] = (
     (UsageError, 2),
@@ -39,6 +40,10 @@ EXIT_CODES: tuple[tuple[type[LivermoreError], int], ...] = (
 """The first kind that fits decides."""
 
 
+INTERRUPTED = 130
+"""What typer returns for a Ctrl-C; no command of ours does."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (the console entry point exits with it)."""
     # A name or a sign that the terminal cannot show must not end a command.
@@ -46,11 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _command(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
+        with _interruptible(at_the_end=arguments is None):
+            code = _command(list(sys.argv[1:] if arguments is None else arguments))
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        print(file=sys.stderr)  # the shell's prompt begins a line of its own
-        return INTERRUPTED
+        print("livermore: interrupted", file=sys.stderr)
+        return 0
     except BrokenPipeError:
         # The reader has what it wanted. What is still buffered must not complain at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,10 +64,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+@contextmanager
+def _interruptible(*, at_the_end: bool) -> Iterator[None]:
+    """SIGTERM is a Ctrl-C: leases are given back, and a private Valkey is not left alone.
+
+    A shell lets what it starts with ``&`` ignore Ctrl-C; a SIGTERM has to end that too. Where the
+    process ends as well, a second signal finds nothing to end and must not change the exit code.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    ours = {
+        signal.SIGINT: signal.default_int_handler,  # Trio puts its own in this one's place
+        signal.SIGTERM: lambda *_: signal.raise_signal(signal.SIGINT),
+    }
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if at_the_end else handler)
+
+
 def _command(arguments: list[str]) -> int:
     from livermore.cli.app import app, usage_errors
 
     try:
+        if not arguments:
+            app(["--help"], prog_name="livermore", standalone_mode=False)
+            return 2
         result = app(arguments, prog_name="livermore", standalone_mode=False)
     except usage_errors as error:
         return complain(_said(error), 2)
@@ -74,6 +105,8 @@ def _command(arguments: list[str]) -> int:
         raise
     except BaseExceptionGroup as group:
         # Nurseries wrap what happened in them; a person wants the one thing that is ours.
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from None
         known, others = group.split((LivermoreError, BrokenPipeError))
         if known is None or others is not None:
             raise
@@ -82,6 +115,8 @@ def _command(arguments: list[str]) -> int:
             raise first from None
         assert isinstance(first, LivermoreError)
         return complain(_with_next_step(first), exit_code(first))
+    if result == INTERRUPTED:
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

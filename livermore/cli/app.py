@@ -10,7 +10,6 @@ from livermore.cli.options import ConfigFile, RedisUrl, StateDir, remember
 
 app = typer.Typer(
     name="livermore",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -7,6 +7,7 @@ published, as any consumer would. It runs in threads that end within a second of
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import math
 import signal
@@ -22,13 +23,14 @@ import typer
 from livermore.cli import output, screen, store, tail
 from livermore.cli.words import Words
 from livermore.config import Settings, parse_duration
-from livermore.errors import StoreError, UsageError
+from livermore.errors import ConfigurationError, StoreError, UsageError
 from livermore.market.timeframe import TIMEFRAMES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from livermore.adapters.redis import Client
+    from livermore.simulator import SimulatorSettings
 
 EXCHANGE = "coinbase"
 REFRESH = 0.5
@@ -43,9 +45,11 @@ Lines = collections.deque[tuple[str, Mapping[str, Any]]]
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo", epilog="Example: `livermore demo`, `livermore demo --speed 120 --for 60s`")(
-        demo
-    )
+    app.command(
+        "demo",
+        epilog="Example: `livermore demo`, `livermore demo --speed 120 --for 60s`, "
+        "`livermore demo --json`",
+    )(demo)
 
 
 def demo(
@@ -56,29 +60,39 @@ def demo(
     run_for: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="End after 60s, 5m, …")
     ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print what is published as JSON instead of the view.")
+    ] = False,
 ) -> int:
     """See it work: no configuration, no network, nothing left behind. Ctrl-C ends it."""
     import trio
+
+    from livermore.simulator import SimulatorSettings
 
     try:
         seconds = None if run_for is None else parse_duration(run_for) / 1000
     except ValueError as error:
         raise UsageError(f"--for: {error}, not {run_for!r}") from None
+    try:
+        plan = SimulatorSettings(exchange=EXCHANGE, speed=speed, symbols=symbols)
+    except ConfigurationError as error:
+        raise UsageError(str(error)) from None
     quiet = logging.getLogger("livermore")  # its lines would tear the screen; the status tells them
     quiet.handlers[:] = [logging.NullHandler()]
     quiet.propagate = False
     with tempfile.TemporaryDirectory(prefix="livermore-demo-") as directory:
-        trio.run(_demo, Path(directory), speed, symbols, seconds)
+        trio.run(_demo, Path(directory), plan, seconds, json)
     return 0
 
 
-async def _demo(directory: Path, speed: float, symbols: int, seconds: float | None) -> None:
+async def _demo(
+    directory: Path, plan: SimulatorSettings, seconds: float | None, json: bool
+) -> None:
     """Simulator outlives daemon outlives view, so that each ends with what it needs still there."""
     import trio
 
     from livermore import daemon, simulator
 
-    plan = simulator.SimulatorSettings(exchange=EXCHANGE, speed=speed, symbols=symbols)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as exchange:
             output.say("starting a simulated exchange and a private Valkey …")
@@ -86,28 +100,29 @@ async def _demo(directory: Path, speed: float, symbols: int, seconds: float | No
             settings = Settings(
                 state_dir=directory,
                 exchanges=(EXCHANGE,),
-                top=symbols,
+                top=plan.symbols,
                 rest_url=simulated.rest_url,
                 websocket_url=simulated.websocket_url,
                 log_level="error",
             )
             async with trio.open_nursery() as feeds:
                 running = await feeds.start(daemon.serve, settings)
-                title = f"{EXCHANGE}, simulated at {speed:g} times our speed"
+                title = f"{EXCHANGE}, simulated at {plan.speed:g} times our speed"
                 with trio.move_on_after(math.inf if seconds is None else seconds):
-                    await _watch(running.redis_url, title, signals)
+                    await _watch(running.redis_url, title, signals, json)
                 output.say("ending …")
                 feeds.cancel_scope.cancel()
             exchange.cancel_scope.cancel()
 
 
-async def _watch(url: str, title: str, signals: Any) -> None:
+async def _watch(url: str, title: str, signals: Any, json: bool) -> None:
     import trio
 
     stopped = threading.Event()
     lines: Lines = collections.deque(maxlen=KEPT_LINES)
     console = output.data()
-    show = _draw if console.is_terminal else _print
+    drawn = console.is_terminal and not json
+    show = _draw if drawn else functools.partial(_print, json=json)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, _listen, url, lines, stopped)
         nursery.start_soon(trio.to_thread.run_sync, show, url, title, lines, console, stopped)
@@ -115,9 +130,6 @@ async def _watch(url: str, title: str, signals: Any) -> None:
             await anext(aiter(signals))
         finally:
             stopped.set()  # threads cannot be cancelled, only asked
-
-
-# -- in threads -------------------------------------------------------------------------------
 
 
 def _listen(url: str, lines: Lines, stopped: threading.Event) -> None:
@@ -156,14 +168,20 @@ def _draw(url: str, title: str, lines: Lines, console: Console, stopped: threadi
     client.close()
 
 
-def _print(url: str, title: str, lines: Lines, console: Console, stopped: threading.Event) -> None:
+def _print(
+    url: str, title: str, lines: Lines, console: Console, stopped: threading.Event, *, json: bool
+) -> None:
     from livermore.adapters.redis import Client
 
     client = Client(url)
     said = ""
     while not stopped.is_set():
         while lines:
-            output.line(tail.described(*lines.popleft()))
+            kind, fields = lines.popleft()
+            if json:
+                output.document({"type": kind, **tail.as_json(fields)})
+            else:
+                output.line(tail.described(kind, fields))
         try:
             state = screen.plain(look(client, title, ()))
         except StoreError as error:

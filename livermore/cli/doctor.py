@@ -126,9 +126,6 @@ def _show(finding: Finding) -> None:
     output.show(grid)
 
 
-# -- this machine -----------------------------------------------------------------------------
-
-
 def python_version() -> Finding:
     """Python itself."""
     ours = f"{platform.python_implementation()} {platform.python_version()}"
@@ -152,9 +149,6 @@ def state_directory(directory: Path) -> Finding:
         return Finding(check, WARN, f"{directory}: {free // MIB} MiB free", "make room on its disk")
     made = "" if exists == directory else " (not there yet: it will be made)"
     return Finding(check, PASS, f"{directory} is writable, {free // MIB} MiB free{made}")
-
-
-# -- Redis ------------------------------------------------------------------------------------
 
 
 def redis_server(settings: Settings) -> Iterator[Finding]:
@@ -243,9 +237,6 @@ def _saves(client: Any) -> bool | None:
         return None
     values = reply.values() if isinstance(reply, dict) else reply[1::2]
     return any(values)
-
-
-# -- the exchange -----------------------------------------------------------------------------
 
 
 def exchange_endpoints(settings: Settings, dialect: Dialect) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 def run(
     place: Place,
     exchanges: Annotated[
-        list[str] | None, typer.Argument(metavar="EXCHANGES...", help="Such as coinbase.")
+        list[str] | None, typer.Argument(metavar="EXCHANGE", help="Such as coinbase.")
     ] = None,
     symbols: Annotated[
         str | None, typer.Option(metavar="LIST", help="Follow these, such as BTC-USD,ETH-USD.")
@@ -56,7 +56,8 @@ def run(
         str | None, typer.Option(metavar="URL", help="Another WebSocket server.")
     ] = None,
     json_logs: Annotated[
-        bool | None, typer.Option("--json-logs", help="Log JSON lines.", show_default=False)
+        bool | None,
+        typer.Option("--json-logs", "--json", help="Log JSON lines.", show_default=False),
     ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
@@ -115,7 +116,9 @@ def backfill(
     named = tuple(options.symbol(part) for text in symbol or () for part in text.split(","))
     known, now = _known(settings, name)
     if not named and not known:
-        raise UsageError("nothing is stored yet: name symbols, such as --symbol BTC-USD")
+        raise UsageError(
+            f"no daemon of {name} says what it follows: name symbols, such as --symbol BTC-USD"
+        )
     request = daemon.BackfillRequest(
         exchange=name,
         symbols=tuple(dict.fromkeys(named or known)),

@@ -11,7 +11,7 @@ import typer
 
 from livermore.cli import options, output
 from livermore.cli.options import Json
-from livermore.errors import UsageError
+from livermore.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from livermore.simulator import SimulatorSettings
@@ -32,7 +32,7 @@ def simulate(
         int,
         typer.Option(metavar="N", min=0, max=65_534, help="REST and control; 0 is any free port."),
     ] = 0,
-    symbols: Annotated[int, typer.Option(metavar="N", help="How many products it lists.")] = 25,
+    symbols: Annotated[int, typer.Option(metavar="N", help="How many products trade.")] = 25,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed is the same market.")] = 7,
     speed: Annotated[
         float, typer.Option(metavar="X", help="How much faster than ours its clock runs.")
@@ -57,15 +57,19 @@ def simulate(
     files, names = replay or [], symbol or []
     if len(files) != len(names):
         raise UsageError(f"{len(files)} --replay and {len(names)} --symbol: give one for each")
-    settings = SimulatorSettings(
-        exchange=options.known_exchange(exchange),
-        port=port,
-        symbols=symbols,
-        seed=seed,
-        speed=speed,
-        replay=tuple((options.symbol(n), file) for n, file in zip(names, files, strict=True)),
-        scenario=scenario,
-    )
+    replays = tuple((options.symbol(n), file) for n, file in zip(names, files, strict=True))
+    try:
+        settings = SimulatorSettings(
+            exchange=options.known_exchange(exchange),
+            port=port,
+            symbols=symbols,
+            seed=seed,
+            speed=speed,
+            replay=replays,
+            scenario=scenario,
+        )
+    except ConfigurationError as error:
+        raise UsageError(str(error)) from None
     trio.run(_serve, settings, json)
     return 0
 

@@ -112,9 +112,6 @@ def _watch(place: Place, exchange: str, json: bool) -> int:
         return 0
 
 
-# -- as JSON ----------------------------------------------------------------------------------
-
-
 def document(found: Status) -> dict[str, Any]:
     """The daemon's words with ISO times; ``age`` (ms) is how long ago it said them."""
     said = with_iso_times(found.raw)
@@ -128,9 +125,6 @@ def with_iso_times(said: Mapping[str, Any]) -> dict[str, Any]:
         key: times.iso(int(value)) if key in TIMES and value and value >= EARLIEST else value
         for key, value in said.items()
     }
-
-
-# -- for a person -----------------------------------------------------------------------------
 
 
 def line(exchange: str, found: Status) -> str:
@@ -217,9 +211,9 @@ def figures_of(words: Words) -> list[tuple[str, str]]:
         rows.append(("closes stored", text))
     history = words.history
     if history is not None and history.done is not None and history.total is not None:
-        done = history.done >= history.total
+        done = history.done >= history.total > 0
         text = "complete" if done else f"{history.done} of {history.total} series"
-        rows.append(("history", text))
+        rows.append(("history", text if history.total else "not looked at yet"))
     if words.gaps is not None:
         rows.append(("gaps", f"{words.gaps} (see: livermore gaps)" if words.gaps else "none"))
     if words.budget is not None:

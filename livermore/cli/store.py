@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -27,23 +27,24 @@ STATUS_TTL = 45_000
 def open_store(settings: Settings) -> Iterator[Client]:
     """The configured Redis, or the private Valkey if it runs; starts nothing.
 
+    The private one stays while it is open, also when the daemon that started it ends.
+
     Raises :class:`NotRunning` when there is neither, :class:`StoreError` when it does not answer.
     """
     from livermore.adapters.redis import Client
-    from livermore.adapters.valkey import find_private_valkey
+    from livermore.adapters.valkey import join_private_valkey
 
-    url = settings.redis_url or find_private_valkey(settings.state_dir)
-    if url is None:
-        raise NotRunning(
-            f"no Redis is configured and no private Valkey runs in {settings.state_dir}; "
-            "start one with: livermore run coinbase (or give --redis-url)"
-        )
-    client = Client(url)
-    try:
+    with ExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(join_private_valkey(settings.state_dir))
+        if url is None:
+            raise NotRunning(
+                f"no Redis is configured and no private Valkey runs in {settings.state_dir}; "
+                "start one with: livermore run coinbase (or give --redis-url)"
+            )
+        client = Client(url)
+        stack.callback(client.close)
         client.one("PING")
         yield client
-    finally:
-        client.close()
 
 
 @attrs.frozen

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 def tail(
     place: Place,
     symbol: Annotated[
-        str | None, typer.Argument(metavar="[SYMBOL]", help="Only this symbol.")
+        str | None, typer.Argument(metavar="SYMBOL", help="Only this symbol.")
     ] = None,
     timeframe: TimeframeName = None,
     forming: Annotated[

@@ -40,9 +40,6 @@ def simulator(livermore: Livermore, *words: str) -> Iterator[dict[str, str]]:
     assert (process.returncode, out, err) == (0, "", "")
 
 
-# -- the whole --------------------------------------------------------------------------------
-
-
 def test_help_is_quick_and_names_every_command(livermore: Livermore):
     begun = time.monotonic()
     done = livermore("--help")
@@ -87,8 +84,9 @@ def test_version(livermore: Livermore):
         (("run", "coinbase", "--for", "60"), 2, "--for: write a duration with its unit"),
         (("run", "coinbase", "--top", "3", "--symbols", "A-B"), 2, "exclude each other"),
         (("demo", "--for", "x"), 2, "--for: write a duration"),
+        (("demo", "--speed", "0"), 2, "speed is 0"),
         (("simulate", "coinbase", "--replay", "x.csv"), 2, "give one for each"),
-        (("simulate", "coinbase", "--speed", "0"), 4, "speed is 0"),
+        (("simulate", "coinbase", "--speed", "0"), 2, "speed is 0"),
         (("simulate", "coinbase", "--scenario", "no.json"), 4, "no.json: "),
         (("backfill",), 2, "name symbols"),
         (("backfill", "--since", "never", "-s", "A-B"), 2, "--since 'never' is no time"),
@@ -131,9 +129,6 @@ def test_what_is_no_redis_is_a_matter_of_configuration(livermore: Livermore):
     assert len(err.splitlines()) == 1
 
 
-# -- simulate ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_simulate_says_its_urls_in_one_line_and_ends_with_0(
     livermore: Livermore, how: signal.Signals
@@ -148,9 +143,6 @@ def test_simulate_says_its_urls_in_one_line_and_ends_with_0(
         process.send_signal(how)
         out, err = process.communicate(timeout=15)
     assert (process.returncode, out, err) == (0, "", "")
-
-
-# -- doctor -----------------------------------------------------------------------------------
 
 
 def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
@@ -214,9 +206,6 @@ def test_doctor_judges_a_real_server(livermore: Livermore, server_directory: Pat
         assert found["eviction"]["verdict"] == "warn"
         assert found["persistence"]["verdict"] == "pass"
         assert found["memory"]["verdict"] == "pass"
-
-
-# -- run, and the demo ------------------------------------------------------------------------
 
 
 def test_run_can_be_watched_from_another_terminal_and_leaves_nothing_running(
@@ -293,3 +282,101 @@ def test_the_demo_needs_nothing_and_leaves_nothing(livermore: Livermore):
     assert re.search(r"^20\d\d-\S+Z \S+-USD\s+5m  (close|reading)", done.stdout, re.MULTILINE)
     assert "\x1b" not in done.stdout + done.stderr
     assert list(livermore.room.iterdir()) == []
+
+
+def test_the_demo_as_json_is_what_is_published(livermore: Livermore):
+    done = livermore("demo", "--symbols", "2", "--speed", "120", "--for", "8s", "--json")
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {"close", "reading"} <= {one["type"] for one in said}
+    assert all(one["open_time"].endswith("Z") for one in said)
+
+
+ENDS = pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+
+
+@ENDS
+def test_a_command_that_is_interrupted_ends_with_0(livermore: Livermore, how: signal.Signals):
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # answers nobody
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        with livermore.start("gaps", "--redis-url", url) as process:
+            connection, _ = listener.accept()
+            with connection:
+                process.send_signal(how)
+                out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (0, "", "livermore: interrupted\n")
+
+
+def test_a_command_started_in_the_background_of_a_script_ends_by_sigterm(livermore: Livermore):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        code = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+            f"from livermore.cli import main; sys.exit(main(['gaps', '--redis-url', '{url}']))"
+        )
+        with livermore.python("-c", code) as process:
+            connection, _ = listener.accept()
+            with connection:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(10) == 0
+                process.communicate()
+
+
+@ENDS
+def test_tail_and_a_watched_status_end_with_0(livermore: Livermore, how: signal.Signals):
+    with private_valkey(livermore):
+        for words in (("tail",), ("status", "--watch")):
+            with livermore.start(*words) as process:
+                assert process.stderr is not None
+                process.stderr.readline()  # that no daemon runs
+                process.send_signal(how)
+                assert process.wait(10) == 0
+                assert "Traceback" not in process.communicate()[1]
+
+
+@ENDS
+@pytest.mark.parametrize("later", [0.0, 0.03, 0.1])
+def test_an_impatient_second_signal_changes_nothing(
+    livermore: Livermore, how: signal.Signals, later: float
+):
+    with livermore.start("run", "coinbase", "--rest-url", "http://127.0.0.1:1") as process:
+        assert process.stderr is not None
+        assert "lease taken" in process.stderr.readline()
+        process.send_signal(how)
+        time.sleep(later)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=15)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert find_private_valkey(livermore.room / ".local/state/livermore") is None
+
+
+@ENDS
+def test_an_interrupted_backfill_gives_the_exchange_back(livermore: Livermore, how: signal.Signals):
+    with simulator(livermore, "--speed", "1") as urls:
+        where = ("--rest-url", urls["rest"], "-s", "BTC-USD,ETH-USD,SOL-USD")
+        with livermore.start("backfill", *where) as process:
+            assert process.stderr is not None
+            assert "asking the exchange" in process.stderr.readline()
+            process.send_signal(how)
+            _, err = process.communicate(timeout=10)
+        assert (process.returncode, err.splitlines()[-1]) == (0, "livermore: interrupted")
+        state_dir = livermore.room / ".local/state/livermore"
+        assert find_private_valkey(state_dir) is None
+        assert livermore("backfill", *where, "--timeframe", "1d").returncode in (0, 6)
+
+
+def test_who_listens_keeps_the_private_valkey_of_a_daemon_that_ends(livermore: Livermore):
+    state_dir = livermore.room / ".local/state/livermore"
+    with contextlib.ExitStack() as daemon:
+        daemon.enter_context(private_valkey(livermore))
+        with livermore.start("tail") as process:
+            assert process.stderr is not None
+            assert "waiting for one" in process.stderr.readline()
+            daemon.close()
+            assert find_private_valkey(state_dir) is not None
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+            process.communicate()
+    assert find_private_valkey(state_dir) is None

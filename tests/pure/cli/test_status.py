@@ -138,3 +138,8 @@ def test_a_connections_age_may_be_a_time_or_seconds():
 def test_only_an_old_status_is_called_old():
     assert "may be gone" not in shown(SAID, age=19_999)
     assert "these words are 20 s old" in shown(SAID, age=20_000)
+
+
+def test_a_history_that_was_not_looked_at_is_not_called_complete():
+    said = {**SAID, "history": {"done": 0, "total": 0}}
+    assert dict(figures_of(words_of("coinbase", said)))["history"] == "not looked at yet"
