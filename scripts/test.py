@@ -39,7 +39,7 @@ def main() -> int:
         ]
         path = os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath)))
         variables = {**os.environ, "PATH": path, "VIRTUAL_ENV": str(environment.VENV)}
-        variables["LIVERMORE_TEST_RESULTS"] = results
+        variables["TEST_RESULTS_FOLDER"] = results
         variables.pop("PYTHONPATH", None)
         code = subprocess.run(command, cwd=CHECKOUT, env=variables, check=False).returncode
         passed, failed, skipped = count(Path(results))

@@ -314,7 +314,7 @@ def answered(error: StoreError) -> bool:
 
 def translate(error: Exception, shown: str) -> StoreError:
     """A library error as one of ours, in one line with the next step where there is one."""
-    text = (" ".join(str(error).split()) or type(error).__name__)[:300]
+    text = (" ".join(str(error).split()) or type(error).__name__)[:300].rstrip(". ")
     if "FENCED" in text:
         return Fenced(f"{text}: another daemon took over this exchange")
     if (
@@ -332,9 +332,13 @@ def translate(error: Exception, shown: str) -> StoreError:
         )
     if "OOM " in text or "maxmemory" in text:
         return StoreError(f"Redis {shown} is full: {text}: raise maxmemory")
+    if "MISCONF" in text:
+        return StoreError(
+            f"Redis {shown} takes no writes, it cannot save to its disk: free space there: {text}"
+        )
     if "READONLY" in text or isinstance(error, redis.exceptions.ReadOnlyError):
         return StoreError(f"Redis {shown} is a read-only replica: point us at the primary")
-    if isinstance(error, redis.exceptions.InvalidResponse) or "Protocol Error" in text:
+    if isinstance(error, redis.exceptions.InvalidResponse) or "protocol error" in text.lower():
         return StoreUnusable(
             f"{shown} does not speak the Redis protocol: {text[:80]}: check host and port"
         )

@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 import msgspec
 
-from livermore.adapters.redis import Call, script
-from livermore.errors import ImpossibleCandle, MalformedMessage
+from livermore.adapters.redis import Call, answered, script
+from livermore.errors import ImpossibleCandle, MalformedMessage, StoreError
 from livermore.market.candle import Candle, Evidence, Kind, Series
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
 
@@ -87,6 +87,44 @@ def budget_key(exchange: str) -> str:
 def gaps_key(exchange: str) -> str:
     """Ledger of gaps of this exchange."""
     return f"gaps:{exchange}"
+
+
+# -- keys of somebody else --------------------------------------------------------------------
+
+
+def types(series: Series) -> dict[str, str]:
+    """What type Redis should give the keys of ``series``, where they exist."""
+    named = keys(series)
+    return {named.candles: "zset", named.companion: "hash", named.indicator: "string"}
+
+
+def exchange_types(exchange: str) -> dict[str, str]:
+    """As :func:`types`, of what the exchange can go on without for a while."""
+    return {budget_key(exchange): "hash", gaps_key(exchange): "hash"}
+
+
+def is_foreign(reply: object) -> bool:
+    """Whether a call was refused because its key holds a value that is not ours."""
+    return (
+        type(reply) is StoreError
+        and answered(reply)
+        and "WRONGTYPE" in str(reply.__cause__).upper()
+    )
+
+
+def raise_unless_foreign(replies: Iterable[object]) -> None:
+    """Raise the worst error among ``replies`` that is about more than one key."""
+    errors = [r for r in replies if isinstance(r, StoreError) and not is_foreign(r)]
+    if errors:
+        raise next((error for error in errors if type(error) is not StoreError), errors[0])
+
+
+def foreign_text(key: str) -> str:
+    """What is wrong with a key of somebody else, and the next step."""
+    return (
+        f"{key} holds another type of value than ours, another program uses it: "
+        "rename or delete it, or use another database"
+    )
 
 
 # -- candles as text --------------------------------------------------------------------------

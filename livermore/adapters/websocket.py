@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+import h11
 import trio
 import trio_websocket
 
@@ -16,6 +17,8 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
+HUNG_UP = 0.05
+"""Seconds between two looks at whether the server is still there while we wait for the upgrade."""
 BUFFER = 65536
 """Bytes per read: with the library's 4 KiB a burst costs many more wake-ups."""
 QUEUE = 4096
@@ -41,6 +44,13 @@ class Socket:
             )
             raise ConnectionLost(f"the exchange closed the connection: {said}") from closed
 
+    def get_nowait(self) -> str | bytes | None:
+        """The next frame if it is here already, without a turn of the event loop."""
+        try:
+            return self._connection._recv_channel.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            return None
+
     async def send(self, frame: str) -> None:
         """Send one text frame."""
         try:
@@ -61,16 +71,22 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
     try:
         async with trio.open_nursery() as nursery:
             try:
+                connection: trio_websocket.WebSocketConnection | None = None
                 with trio.fail_after(CONNECT_TIMEOUT):
-                    connection = await trio_websocket.wrap_client_stream(
-                        nursery,
-                        stream,
-                        host,
-                        resource,
-                        message_queue_size=QUEUE,
-                        max_message_size=maximum_message,
-                        receive_buffer_size=BUFFER,
-                    )
+                    async with trio.open_nursery() as opening:
+                        opening.start_soon(_until_hung_up, nursery, opening.cancel_scope)
+                        connection = await trio_websocket.wrap_client_stream(
+                            nursery,
+                            stream,
+                            host,
+                            resource,
+                            message_queue_size=QUEUE,
+                            max_message_size=maximum_message,
+                            receive_buffer_size=BUFFER,
+                        )
+                        opening.cancel_scope.cancel()
+                if connection is None:
+                    raise ConnectionLost(f"cannot connect to {url}: the server hung up")
                 yield Socket(connection)
                 with trio.move_on_after(CLOSE_TIMEOUT):
                     await connection.aclose()
@@ -79,10 +95,22 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
             except (LivermoreError, ExceptionGroup) as error:
                 failure = error  # raised below: a nursery would wrap it
             nursery.cancel_scope.cancel()
+    except* (trio_websocket.HandshakeError, h11.ProtocolError) as refused:
+        # The library reads in a task of our nursery: what a server answers instead of an upgrade
+        # is raised there, not where we wait for it.
+        failure = ConnectionLost(f"cannot connect to {url}: {_refusal(refused)}")
     finally:
         await trio.aclose_forcefully(stream)
     if failure is not None:
         raise failure
+
+
+async def _until_hung_up(nursery: trio.Nursery, scope: trio.CancelScope) -> None:
+    """Ends the wait for an upgrade that cannot come: the library's reader has ended without it."""
+    while True:
+        await trio.sleep(HUNG_UP)
+        if not nursery.child_tasks:
+            scope.cancel()
 
 
 async def _dial(url: str) -> tuple[Stream, str, str]:
@@ -110,3 +138,12 @@ def _said(error: BaseException) -> str:
     if isinstance(error, trio.TooSlowError):
         return f"no answer within {CONNECT_TIMEOUT:.0f} s"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _refusal(group: BaseExceptionGroup[Exception]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, trio_websocket.ConnectionRejected):
+        return f"the upgrade was refused with HTTP {error.status_code}"
+    return f"no WebSocket answers there ({_said(error)})"

@@ -29,6 +29,10 @@ OVERSLEPT = 1.0
 """Seconds by which a wait may last longer than asked for before it says more of us than of them."""
 
 
+BURST = 64
+"""Frames that are here already and are taken without letting other tasks run."""
+
+
 class State(enum.Enum):
     """What a connection is doing."""
 
@@ -104,9 +108,11 @@ class Connection:
         channels = len(waiting)
         listened = 0.0
         silent_after = FIRST_FRAME
+        burst = 0
         while True:
             begun = waited_from = trio.current_time()
-            text: str | bytes | None = None
+            text = socket.get_nowait() if burst < BURST else None
+            burst = 0 if text is None else burst + 1
             # Two reasons to wake: silence for too long, or a slot that is due in the silence.
             limit = min(silent_after, max(0.02, tracker.due_in(waited_from)))
             while text is None:

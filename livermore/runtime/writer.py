@@ -34,7 +34,14 @@ from livermore.runtime.lease import Lease
 
 SHOW = 0.5
 """Seconds between two turns for updates and tickers; the newest of each wins."""
+SHOWN_AT_ONCE = 200
+PARENTS_SHOWN = 4
+"""Of so many shows one carries the running candles of the higher timeframes as well."""
 TICKER_TTL = 60
+RETRY = 2.0
+"""Seconds between two tries at a series whose key is somebody else's."""
+HELD = 300
+"""Closed candles kept of such a series; the older ones are asked of REST once it is ours again."""
 MOST_WAITING = 200_000
 """Closed candles kept while Redis is away; beyond that the oldest become gaps."""
 
@@ -109,6 +116,10 @@ class Writer:
         """A write of these failed or its reply was lost: what it changed comes back as "same"."""
         self._refused: list[StoreError] = []
         """What the server refused in this turn, series by series."""
+        self._foreign: dict[Series, float] = {}
+        """Series whose key is somebody else's, and the monotonic time of the next try."""
+        self._to_show: list[Call] = []
+        self._shows = 0
         self._wake = trio.Event()
         self.turns = Turns()
 
@@ -143,13 +154,21 @@ class Writer:
             first, last = self._folder.seed_range(one, now)
             # And those of the parent before it, which a crash may have left unwritten.
             calls.append(store.range_call(one, 2 * first - last - one.timeframe.ms, last))
-        replies = await self._redis.run(calls)
+        replies = await self._redis.run_each(calls)
+        store.raise_unless_foreign(replies)
         for series, members in zip(wanted, replies, strict=True):
+            if isinstance(members, StoreError):
+                continue  # nothing of ours is there
             candles, _ = store.decode_candles(series, members)
             for candle in candles:
                 for parent in self._folder.take(candle):
                     # A crash may have come between a child and its parent: finish what was begun.
                     self._put(self._past, parent)
+
+    @property
+    def foreign(self) -> Iterable[Series]:
+        """Series that are not written because a key of theirs is somebody else's."""
+        return tuple(self._foreign)
 
     def waiting(self) -> int:
         """Closed candles that Redis has not taken yet."""
@@ -172,7 +191,8 @@ class Writer:
                 await self._turn()
                 if trio.current_time() - shown >= SHOW:
                     await self._show()
-                    shown = trio.current_time()
+                    if not self._to_show:
+                        shown = trio.current_time()  # else the rest follows the next turn
             except (StoreError, LeaseLost) as error:
                 if type(error) is not StoreError and isinstance(error, StoreError):
                     raise  # fenced, or no store at all: waiting does not help
@@ -269,9 +289,11 @@ class Writer:
 
     async def _write(self, batch: Batch, *, history: bool) -> None:
         """Store a batch, shortest timeframe first; what Redis took leaves it."""
-        if not batch:
+        moment = trio.current_time()
+        due = [series for series in batch if self._foreign.get(series, moment) <= moment]
+        if not due:
             return
-        ordered = sorted(batch, key=lambda series: _RANK[series.timeframe])
+        ordered = sorted(due, key=lambda series: _RANK[series.timeframe])
         listed = [[batch[series][t] for t in sorted(batch[series])] for series in ordered]
         replies = await self._store(ordered, listed, history=history)
         now = None if history else self._clock()
@@ -279,12 +301,15 @@ class Writer:
             if not isinstance(reply, StoreError):
                 del batch[series]
                 self._account(store.written(series, candles, reply, history=history), now)
-        self._raise_unless_refused(replies)
+            elif store.is_foreign(reply):
+                for candle in candles[:-HELD]:
+                    del batch[series][candle.open_time]
+        self._raise_unless_refused(ordered, replies)
 
     async def _write_page(self, page: _Page) -> None:
         [reply] = await self._store([page.series], [page.candles], history=True)
         if isinstance(reply, StoreError):
-            self._raise_unless_refused([reply])
+            self._raise_unless_refused([page.series], [reply])
             page.error = reply
         else:
             page.result = store.written(page.series, page.candles, reply, history=True)
@@ -316,10 +341,15 @@ class Writer:
         )
         return replies
 
-    def _raise_unless_refused(self, replies: Iterable[object]) -> None:
-        """Raise what stops everything; a refusal of one series waits for the turn's end."""
-        for reply in replies:
-            if isinstance(reply, StoreError):
+    def _raise_unless_refused(self, asked: Iterable[Series], replies: Iterable[object]) -> None:
+        """Raise what stops everything; a refusal of one series waits for the turn's end.
+
+        One whose key is somebody else's is no outage: it is tried again beside the others.
+        """
+        for series, reply in zip(asked, replies, strict=True):
+            if store.is_foreign(reply):
+                self._foreign[series] = trio.current_time() + RETRY
+            elif isinstance(reply, StoreError):
                 if type(reply) is not StoreError or not answered(reply):
                     raise reply
                 self._refused.append(reply)
@@ -327,6 +357,8 @@ class Writer:
     def _account(self, result: store.Written, now: int | None) -> None:
         """Count, tell the readings, and queue a look for what contradicts the store."""
         self._stored(result)
+        if self._foreign.pop(result.series, None) is not None:
+            self._back()
         appended = result.codes.count("a")
         self.turns.closes += appended
         self.turns.corrections += result.codes.count("c") + result.codes.count("v")
@@ -366,16 +398,18 @@ class Writer:
         while self._touched:
             touched = dict(self._touched)
             calls: list[Call] = []
+            asked: list[Series] = []
             for parent, slots in touched.items():
                 first, last = min(slots), children_range(parent.timeframe, max(slots))[1]
                 child = child_series(parent)
                 assert child is not None
+                asked += [child, parent]
                 calls += [
                     store.range_call(child, first, last),
                     store.range_call(parent, first, max(slots)),
                 ]
             replies = await self._redis.run_each(calls)
-            self._raise_unless_refused(replies)
+            self._raise_unless_refused(asked, replies)
             self._touched.clear()
             for (parent, slots), children, parents in zip(
                 touched.items(), replies[::2], replies[1::2], strict=True
@@ -409,16 +443,25 @@ class Writer:
                 self._put(self._past, higher)
 
     async def _show(self) -> None:
-        """Publish the newest forming candles and tickers; they are never kept for later."""
+        """Publish some of the newest forming candles and tickers; they are never kept for later.
+
+        A few at a time: a close must not wait until all of them are out.
+        """
+        if not self._to_show:
+            self._to_show = self._what_to_show()
+        some, self._to_show = self._to_show[:SHOWN_AT_ONCE], self._to_show[SHOWN_AT_ONCE:]
+        if some and self._lease.valid():
+            await self._redis.run(some, "publish")
+
+    def _what_to_show(self) -> list[Call]:
         pending = self._pending
         forming, pending.forming = pending.forming, {}
         tickers, pending.tickers = pending.tickers, {}
-        if not forming and not tickers:
-            return
         exchange = self._lease.exchange
-        running = [
-            one for lowest in forming.values() for one in (lowest, *self._folder.running(lowest))
-        ]
+        running = list(forming.values())
+        self._shows += 1
+        if self._shows % PARENTS_SHOWN == 1:
+            running += [one for lowest in forming.values() for one in self._folder.running(lowest)]
         calls = [
             script("publish", (store.keys(one.series).companion,),
                    store.keys(one.series).update_channel, forming_text(one), "")
@@ -430,8 +473,7 @@ class Writer:
                    ticker_text(exchange, symbol, ticker), TICKER_TTL)
             for symbol, ticker in tickers.items()
         ]  # fmt: skip
-        if self._lease.valid():
-            await self._redis.run(calls, "publish")
+        return calls
 
 
 class _FormingText(msgspec.Struct):

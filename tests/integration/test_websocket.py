@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import pytest
@@ -66,6 +67,36 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(autojump_clock
             pass
     assert trio.current_time() - started == pytest.approx(10, abs=0.1)
     await listeners[0].aclose()
+
+
+async def answer(reply: bytes, stream: trio.SocketStream) -> None:
+    await stream.receive_some(65536)
+    if reply:
+        await stream.send_all(reply)
+    await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "refused with HTTP 403"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "HTTP 200|no WebSocket answers"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "no WebSocket answers|hung up"),
+        (b"", "the server hung up"),
+    ],
+)
+async def test_a_server_that_does_not_upgrade_is_named_at_once(reply: bytes, said: str) -> None:
+    started = trio.current_time()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            serve = functools.partial(trio.serve_tcp, functools.partial(answer, reply), 0)
+            listeners = await nursery.start(functools.partial(serve, host="127.0.0.1"))
+            port = listeners[0].socket.getsockname()[1]
+            with pytest.raises(ConnectionLost, match=said):
+                async with open_socket(f"ws://127.0.0.1:{port}", maximum_message=1 << 20):
+                    pass
+            nursery.cancel_scope.cancel()
+    assert trio.current_time() - started < 5
 
 
 @pytest.mark.parametrize(

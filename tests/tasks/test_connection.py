@@ -58,6 +58,11 @@ class FakeSocket:
         except trio.EndOfChannel:
             raise ConnectionLost("the exchange closed the connection: 1006") from None
 
+    def get_nowait(self) -> str | None:
+        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+            return self.said.receive_nowait()
+        return None
+
     async def send(self, frame: str) -> None:
         await trio.lowlevel.checkpoint()
         self.sent.append((trio.current_time(), json.loads(frame)))

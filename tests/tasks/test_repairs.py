@@ -101,6 +101,12 @@ class World:
             raise StoreError("Redis is away")
         return [self._one(call) for call in calls]
 
+    async def run_each(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
+        try:
+            return await self.run(calls, lane)
+        except StoreError as error:
+            return [error] * len(calls)
+
     async def one(self, *call: Any, lane: str = "read") -> Any:
         return (await self.run([call], lane))[0]
 
