@@ -27,7 +27,7 @@ def pytest(session: nox.Session, *folders: str) -> None:
         if not found:
             session.skip(f"no tests in {' '.join(folders)} yet")
         arguments = [*found, *arguments]
-    if results := os.environ.get("LIVERMORE_TEST_RESULTS"):
+    if results := os.environ.get("TEST_RESULTS_FOLDER"):
         arguments.append(f"--junit-xml={results}/{session.name}.xml")
     # A selection by name may leave a session without tests; the whole suite may not.
     accepted = [0, NOTHING_SELECTED] if session.posargs else [0]

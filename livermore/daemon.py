@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import socket
-import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ import trio
 
 from livermore.adapters.redis import Redis
 from livermore.adapters.valkey import open_private_valkey, revive_private_valkey
-from livermore.config import Settings
+from livermore.config import DEFAULT_TOP, Settings
 from livermore.errors import (
     ConfigurationError,
     LivermoreError,
@@ -32,7 +31,6 @@ from livermore.errors import (
     StoreUnusable,
     TakenError,
     UnknownSymbol,
-    UsageError,
 )
 from livermore.exchanges import dialect as dialect_of
 from livermore.market.timeframe import Timeframe
@@ -144,7 +142,7 @@ def plans(settings: Settings) -> Iterator[Plan]:
             websocket_url=settings.websocket_url or dialect.websocket_url,
             rest_url=settings.rest_url or dialect.rest_url,
             symbols=settings.symbols,
-            top=settings.top or 50,
+            top=settings.top or DEFAULT_TOP,
             holder=f"{host}:{pid}:{uuid.uuid4().hex[:12]}",
             description={
                 "pid": pid,
@@ -193,17 +191,16 @@ def backfill(settings: Settings, request: BackfillRequest, report: Report) -> Fi
         raise
 
 
-def main(settings: Settings, watch: Watch | None = None) -> int:
-    """Run until a signal, the time limit or an error; returns the exit code.
+def main(settings: Settings, watch: Watch | None = None) -> None:
+    """Run until a signal or the time limit; raises :class:`LivermoreError`.
 
     ``watch`` runs beside the daemon and is given its feeds by exchange.
     """
-    return trio.run(_run, settings, watch)
+    trio.run(_run, settings, watch)
 
 
-async def _run(settings: Settings, watch: Watch | None) -> int:
+async def _run(settings: Settings, watch: Watch | None) -> None:
     ended = ""
-    code = 0
     try:
         async with trio.open_nursery() as nursery:
 
@@ -224,25 +221,11 @@ async def _run(settings: Settings, watch: Watch | None) -> int:
             running = await nursery.start(serve, settings)
             if watch is not None:
                 nursery.start_soon(watch, running.feeds)
-    except* (LivermoreError, OSError) as group:
-        error = first_of(group)
-        assert error is not None
-        code = report_error(error)
-    return code
-
-
-def report_error(error: Exception) -> int:
-    """One line on stderr; returns the exit code it means."""
-    sys.stderr.write(f"livermore: {' '.join(str(error).split())}\n")
-    return exit_code(error)
-
-
-def exit_code(error: Exception) -> int:
-    """The exit code of an error, as the README lists them."""
-    if isinstance(error, TakenError):
-        return 5
-    if isinstance(error, ConfigurationError | StoreUnusable):
-        return 4
-    if isinstance(error, UsageError | UnknownSymbol):
-        return 2
-    return 1
+    except BaseExceptionGroup as group:
+        known, others = group.split((LivermoreError, OSError))
+        error = first_of(known) if known is not None and others is None else None
+        if isinstance(error, LivermoreError):
+            raise error from None
+        if isinstance(error, OSError):
+            raise LivermoreError(str(error)) from error
+        raise

@@ -97,3 +97,20 @@ class Fenced(StoreError):
 
 class LeaseLost(LivermoreError):
     """Our lease lapsed or was taken."""
+
+
+EXIT_CODES: tuple[tuple[type[LivermoreError], int], ...] = (
+    (UsageError, 2),
+    (UnknownSymbol, 2),
+    (NotRunning, 3),
+    (ConfigurationError, 4),
+    (StoreUnusable, 4),
+    (TakenError, 5),
+    (LivermoreError, 1),
+)
+"""The first kind that fits decides."""
+
+
+def exit_code(error: LivermoreError) -> int:
+    """The exit code that ``error`` leads to where it ends a command."""
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))

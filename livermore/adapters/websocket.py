@@ -5,8 +5,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 from urllib.parse import urlsplit
 
+import attrs
 import h11
 import trio
 import trio_websocket
@@ -17,8 +19,6 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
-HUNG_UP = 0.05
-"""Seconds between two looks at whether the server is still there while we wait for the upgrade."""
 BUFFER = 65536
 """Bytes per read: with the library's 4 KiB a burst costs many more wake-ups."""
 QUEUE = 4096
@@ -59,6 +59,29 @@ class Socket:
             raise ConnectionLost("the connection closed while we were sending") from closed
 
 
+@attrs.define(eq=False)
+class _Watched(trio.abc.Stream):
+    """A stream whose end also ends the wait for an upgrade: the library goes on waiting for one."""
+
+    _inner: Stream
+    _waiting: trio.CancelScope
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._inner.receive_some(max_bytes)
+        if not data:
+            self._waiting.cancel()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._inner.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._inner.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
 @asynccontextmanager
 async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket]:
     """Connect; raises :class:`ConnectionLost` naming the host when that fails.
@@ -72,19 +95,16 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
         async with trio.open_nursery() as nursery:
             try:
                 connection: trio_websocket.WebSocketConnection | None = None
-                with trio.fail_after(CONNECT_TIMEOUT):
-                    async with trio.open_nursery() as opening:
-                        opening.start_soon(_until_hung_up, nursery, opening.cancel_scope)
-                        connection = await trio_websocket.wrap_client_stream(
-                            nursery,
-                            stream,
-                            host,
-                            resource,
-                            message_queue_size=QUEUE,
-                            max_message_size=maximum_message,
-                            receive_buffer_size=BUFFER,
-                        )
-                        opening.cancel_scope.cancel()
+                with trio.fail_after(CONNECT_TIMEOUT), trio.CancelScope() as upgrade:
+                    connection = await trio_websocket.wrap_client_stream(
+                        nursery,
+                        cast(Stream, _Watched(stream, upgrade)),
+                        host,
+                        resource,
+                        message_queue_size=QUEUE,
+                        max_message_size=maximum_message,
+                        receive_buffer_size=BUFFER,
+                    )
                 if connection is None:
                     raise ConnectionLost(f"cannot connect to {url}: the server hung up")
                 yield Socket(connection)
@@ -103,14 +123,6 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
         await trio.aclose_forcefully(stream)
     if failure is not None:
         raise failure
-
-
-async def _until_hung_up(nursery: trio.Nursery, scope: trio.CancelScope) -> None:
-    """Ends the wait for an upgrade that cannot come: the library's reader has ended without it."""
-    while True:
-        await trio.sleep(HUNG_UP)
-        if not nursery.child_tasks:
-            scope.cancel()
 
 
 async def _dial(url: str) -> tuple[Stream, str, str]:

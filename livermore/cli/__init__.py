@@ -17,28 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from livermore.errors import (
-    ConfigurationError,
-    LivermoreError,
-    NotRunning,
-    StoreError,
-    StoreUnusable,
-    TakenError,
-    UnknownSymbol,
-    UsageError,
-)
-
-EXIT_CODES: tuple[tuple[type[LivermoreError], int], ...] = (
-    (UsageError, 2),
-    (UnknownSymbol, 2),
-    (NotRunning, 3),
-    (ConfigurationError, 4),
-    (StoreUnusable, 4),
-    (TakenError, 5),
-    (LivermoreError, 1),
-)
-"""The first kind that fits decides."""
-
+from livermore.errors import LivermoreError, StoreError, StoreUnusable, exit_code
 
 INTERRUPTED = 130
 """What typer returns for a Ctrl-C; no command of ours does."""
@@ -118,11 +97,6 @@ def _command(arguments: list[str]) -> int:
     if result == INTERRUPTED:
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
-
-
-def exit_code(error: LivermoreError) -> int:
-    """The exit code for ``error``."""
-    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
 def complain(message: str, code: int) -> int:

@@ -6,6 +6,7 @@ import csv
 import sys
 from typing import TYPE_CHECKING, Annotated
 
+import attrs
 import typer
 
 from livermore.cli import options, output, store, times
@@ -53,7 +54,10 @@ def candles(
     )
     count = _count(last, since)
     with store.open_store(place.settings()) as client:
-        found, damaged = _read(client, series, since, count)
+        status = store.read_status(client, series.exchange)
+        name = store.known_symbol(client, series.exchange, series.symbol, status)
+        series = attrs.evolve(series, symbol=name)
+        found, damaged = _read(client, series, since, count, store.now(status))
     if json:
         output.document(
             {
@@ -87,14 +91,12 @@ def candles(
 
 
 def _read(
-    client: Client, series: Series, since: str | None, count: int | None
+    client: Client, series: Series, since: str | None, count: int | None, now: int
 ) -> tuple[list[Candle], int]:
     from livermore.adapters.store import decode_candles, newest_call, range_call
 
-    status = store.read_status(client, series.exchange)
-    store.check_symbol(client, series.exchange, series.symbol, status)
     if since is not None:
-        call = range_call(series, times.since(since, store.now(status)), "+inf")
+        call = range_call(series, times.since(since, now), "+inf")
     elif count is not None:
         call = newest_call(series, count)
     else:

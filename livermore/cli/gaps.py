@@ -87,7 +87,7 @@ def gaps(
     with store.open_store(place.settings()) as client:
         status = store.read_status(client, name)
         if only is not None:
-            store.check_symbol(client, name, only, status)
+            only = store.known_symbol(client, name, only, status)
         chosen = [
             series
             for series in store.followed(client, name, status)

@@ -84,7 +84,8 @@ def run(
 
     console = logs.configure(settings)
     watch = None if console is None else functools.partial(logs.show_history, console)
-    return daemon.main(settings, watch)
+    daemon.main(settings, watch)
+    return 0
 
 
 def backfill(
@@ -172,7 +173,9 @@ def _show(filled: Filled, *, dry_run: bool) -> None:
     else:
         left = sum(gap.slots for gap in filled.remaining)
         by = "the running daemon" if filled.by == "daemon" else filled.by
-        output.line(f"{candles - left} of {candles} candles filled by {by}, {left} remain")
+        never = f", {filled.absent} the exchange does not have" if filled.absent else ""
+        filled_now = candles - left - filled.absent
+        output.line(f"{filled_now} of {candles} candles filled by {by}{never}, {left} remain")
 
 
 def _document(filled: Filled) -> dict[str, object]:
@@ -181,6 +184,7 @@ def _document(filled: Filled) -> dict[str, object]:
         "requests": filled.requests,
         "planned": [_range(gap) for gap in filled.planned],
         "remaining": [_range(gap) for gap in filled.remaining],
+        "absent": filled.absent,
         "notices": filled.notices,
     }
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
+from livermore.cli import output
 from livermore.cli.words import Words, words_of
 from livermore.config import Settings
 from livermore.errors import MalformedMessage, NotRunning, UnknownSymbol
 from livermore.market.candle import Series
-from livermore.market.product import unknown_symbol
+from livermore.market.product import same_market, unknown_symbol
 
 if TYPE_CHECKING:
     from livermore.adapters.redis import Client
@@ -121,10 +122,17 @@ def followed(client: Client, exchange: str, status: Status | None) -> list[Serie
     return stored_series(client, exchange)
 
 
-def check_symbol(client: Client, exchange: str, symbol: str, status: Status | None) -> None:
-    """Raise :class:`UnknownSymbol` with the nearest names for one neither followed nor stored."""
+def known_symbol(client: Client, exchange: str, symbol: str, status: Status | None) -> str:
+    """The name that ``symbol`` is followed or stored by; another name of it is said on stderr.
+
+    Raises :class:`UnknownSymbol` with the nearest names for one neither followed nor stored.
+    """
     if status is not None and symbol in status.symbols:
-        return
+        return symbol
+    name = (status.words.aliases or {}).get(symbol) if status is not None else None
+    if name is not None:
+        output.say(same_market(symbol, name))
+        return name
     known = {series.symbol for series in stored_series(client, exchange)}
     known |= set(status.symbols) if status is not None else set()
     if not known:
@@ -136,6 +144,7 @@ def check_symbol(client: Client, exchange: str, symbol: str, status: Status | No
         message = unknown_symbol(symbol, known)
         hint = "" if "did you mean" in message else f": {exchange} has {_some(sorted(known))} here"
         raise UnknownSymbol(message + hint)
+    return symbol
 
 
 def _some(names: list[str], most: int = 6) -> str:

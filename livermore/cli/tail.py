@@ -53,7 +53,7 @@ def tail(
     with store.open_store(place.settings()) as client:
         status = store.read_status(client, name)
         if only is not None:
-            store.check_symbol(client, name, only, status)
+            only = store.known_symbol(client, name, only, status)
         if status is None:
             output.say(f"no daemon is running for {name} now; waiting for one (Ctrl-C ends this)")
         try:

@@ -61,6 +61,7 @@ class Words(msgspec.Struct):
     host: str | None = None
     version: str | None = None
     symbols: list[str] | None = None
+    aliases: dict[str, str] | None = None
     rejected: dict[str, str] | None = None
     notices: list[str] | None = None
     connections: list[ConnectionWords] | None = None

@@ -22,6 +22,6 @@ def dialect(name: str) -> Dialect:
     wanted = name.strip().lower()
     if wanted in DIALECTS:
         return DIALECTS[wanted]
-    near = difflib.get_close_matches(wanted, DIALECTS, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(wanted, DIALECTS, n=1, cutoff=0.7)
     hint = f": did you mean {near[0]}?" if near else ""
     raise UsageError(f"unknown exchange {name!r}{hint} (known: {', '.join(sorted(DIALECTS))})")

@@ -60,8 +60,7 @@ def resolve(products: Iterable[Product], symbols: Sequence[str]) -> Resolution:
             raise UnknownSymbol(unknown_symbol(symbol, listed))
         product = market(product, listed)
         if product.symbol != symbol:
-            name = product.symbol
-            notices[f"{symbol} is the same market as {name}: followed as {name}"] = None
+            notices[same_market(symbol, product.symbol)] = None
         if not product.tradable:
             notices[f"{product.symbol} is listed but not trading now"] = None
         chosen[product.symbol] = product
@@ -79,11 +78,48 @@ def market(product: Product, listed: Mapping[str, Product]) -> Product:
     return product
 
 
+def same_market(symbol: str, name: str) -> str:
+    """The notice for ``symbol``, whose market is followed as ``name``."""
+    return f"{symbol} is the same market as {name}: followed as {name}"
+
+
+def aliases(products: Iterable[Product], followed: Iterable[Product]) -> dict[str, str]:
+    """Other listed names of the markets that are followed -> the symbol each is followed as."""
+    listed = {product.symbol: product for product in products}
+    names = {product.symbol for product in followed}
+    markets = {symbol: market(product, listed).symbol for symbol, product in listed.items()}
+    return {symbol: name for symbol, name in markets.items() if name != symbol and name in names}
+
+
 def unknown_symbol(symbol: str, listed: Iterable[str]) -> str:
     """A message that names the nearest listed symbols."""
-    near = difflib.get_close_matches(symbol, list(listed), n=3, cutoff=0.6)
-    hint = f": did you mean {' or '.join(near)}?" if near else ""
+    scored = ((_likeness(symbol, name), name) for name in listed)
+    near = [name for score, name in sorted(scored, key=lambda one: (-one[0], one[1])) if score > 0]
+    hint = f": did you mean {' or '.join(near[:3])}?" if near else ""
     return f"unknown symbol {symbol}{hint}"
+
+
+_LIKE = 0.6
+"""Two bases, or two names without their dash, are worth confusing from this ratio on: BCT and BTC
+(0.67) are, NOPE and DOGE (0.5) are not."""
+
+
+def _likeness(symbol: str, name: str) -> float:
+    """How likely somebody who wrote ``symbol`` meant ``name``: 0 or up to 2.
+
+    Half of it are the bases, for most symbols share their quote.
+    """
+    base, dash, _ = symbol.partition("-")
+    bases = _ratio(base, name.partition("-")[0])
+    whole = _ratio(symbol, name)
+    if not dash and bases < _LIKE:  # perhaps base and quote, run together
+        bases = _ratio(symbol, name.replace("-", ""))
+        return bases + whole if bases >= (1 + _LIKE) / 2 else 0.0
+    return bases + whole if bases >= _LIKE else 0.0
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
 def top(products: Sequence[Product], count: int) -> tuple[Product, ...]:

@@ -22,7 +22,7 @@ from livermore.market.candle import Series
 from livermore.market.clock import ExchangeClock
 from livermore.market.gap import Gap, Lane, Outcome, decode_gap, encode_gap, pages
 from livermore.market.history import DEEPEST, window
-from livermore.market.product import resolve, unknown_symbol
+from livermore.market.product import resolve, same_market, unknown_symbol
 from livermore.market.timeframe import Timeframe, iso
 from livermore.market.tracker import Pending
 from livermore.runtime.journal import Journal
@@ -53,9 +53,10 @@ class Wish:
 
 @attrs.frozen
 class Filled:
-    """What was planned and what is left.
+    """What was planned and what of it the store still lacks, as ranges that do not overlap.
 
-    ``by`` says who did it: ``daemon``, ``this command`` or ``nobody``.
+    ``by`` says who did it: ``daemon``, ``this command`` or ``nobody``. ``absent`` counts the
+    planned candles that the exchange, being asked, turned out never to have had.
     """
 
     planned: tuple[Gap, ...]
@@ -63,6 +64,7 @@ class Filled:
     remaining: tuple[Gap, ...]
     by: str
     notices: tuple[str, ...] = ()
+    absent: int = 0
 
 
 async def fill(
@@ -91,12 +93,8 @@ async def fill(
         notices: tuple[str, ...] = ()
         if status is not None:
             natives = {symbol: symbol for symbol in status["symbols"]}
-            for symbol in wish.symbols:
-                if symbol not in natives:
-                    hint = unknown_symbol(symbol, natives).removeprefix("unknown symbol ")
-                    raise UnknownSymbol(f"the running daemon does not follow {hint}")
+            symbols, notices = _followed(status, wish.symbols)
             clock.hear(int(status["clock"] or 0), trio.current_time())
-            symbols = wish.symbols
         else:
             clock.hear(await rest.time(), trio.current_time())
             resolution = resolve(await rest.products(), wish.symbols)
@@ -110,18 +108,18 @@ async def fill(
         if dry_run or not planned:
             return Filled(planned, requests, planned if dry_run else (), "nobody", notices)
         if status is not None:
-            remaining = await _by_daemon(redis, dialect.name, planned, report)
-            return Filled(planned, requests, remaining, "daemon", notices)
+            told = await _by_daemon(redis, dialect.name, planned, report)
+            remaining, absent = await _left(redis, planned, told)
+            return Filled(planned, requests, remaining, "daemon", notices, absent)
         lease = Lease(redis, dialect.name, holder, description)
         await lease.take()
         try:
-            remaining = await _here(
-                redis, dialect, rest, lease, natives, planned, report, now, chance
-            )
+            told = await _here(redis, dialect, rest, lease, natives, planned, report, now, chance)
         finally:
             with trio.CancelScope(shield=True):
                 await lease.release()
-        return Filled(planned, requests, remaining, "this command", notices)
+        remaining, absent = await _left(redis, planned, told)
+        return Filled(planned, requests, remaining, "this command", notices, absent)
 
 
 async def running(redis: Redis, exchange: str) -> Mapping[str, Any] | None:
@@ -136,6 +134,25 @@ async def running(redis: Redis, exchange: str) -> Mapping[str, Any] | None:
         if isinstance(status, dict) and status.get("clock") and status.get("symbols")
         else None
     )
+
+
+def _followed(
+    status: Mapping[str, Any], wanted: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The symbols a daemon knows ``wanted`` by, and notices; raises :class:`UnknownSymbol`."""
+    aliases = status.get("aliases")
+    aliases = aliases if isinstance(aliases, dict) else {}
+    chosen: dict[str, None] = {}
+    notices: list[str] = []
+    for symbol in wanted:
+        name = symbol if symbol in status["symbols"] else aliases.get(symbol, symbol)
+        if name not in status["symbols"]:
+            hint = unknown_symbol(symbol, status["symbols"]).removeprefix("unknown symbol ")
+            raise UnknownSymbol(f"the running daemon does not follow {hint}")
+        if name != symbol:
+            notices.append(same_market(symbol, name))
+        chosen[name] = None
+    return tuple(chosen), tuple(notices)
 
 
 async def plan(
@@ -160,17 +177,48 @@ async def plan(
         replies = await redis.run([store.survey(one, first, last) for one in series], "read")
         for one, reply in zip(series, replies, strict=True):
             found = store.surveyed(one, reply)
-            for start, end in sorted(found.missing, reverse=True):
-                finish = end
-                if found.asked_from is not None and (found.oldest is None or end < found.oldest):
-                    finish = min(end, found.asked_from - timeframe.ms)
-                if start <= finish:
-                    gaps.append(
-                        Gap(
-                            one, start, finish, "asked for by hand", now, Lane.BY_HAND, next_try=now
-                        )
-                    )
+            gaps.extend(
+                Gap(one, start, end, "asked for by hand", now, Lane.BY_HAND, next_try=now)
+                for start, end in _lacking(found)
+            )
     return tuple(gaps)
+
+
+def _lacking(found: store.Survey) -> list[tuple[int, int]]:
+    """The missing ranges worth asking for, newest first: not what the exchange never had."""
+    ranges: list[tuple[int, int]] = []
+    for start, end in sorted(found.missing, reverse=True):
+        finish = end
+        if found.asked_from is not None and (found.oldest is None or end < found.oldest):
+            finish = min(end, found.asked_from - found.series.timeframe.ms)
+        if start <= finish:
+            ranges.append((start, finish))
+    return ranges
+
+
+async def _left(
+    redis: Redis, planned: Sequence[Gap], told: Sequence[Gap]
+) -> tuple[tuple[Gap, ...], int]:
+    """What the store lacks of the planned ranges now, and how much of them never existed.
+
+    ``told`` are gaps that are known to be open: they say how often and why in vain.
+    """
+    calls = [store.survey(gap.series, gap.first, gap.last) for gap in planned]
+    replies = await redis.run(calls, "read")
+    left: list[Gap] = []
+    missing = 0
+    for gap, reply in zip(planned, replies, strict=True):
+        found = store.surveyed(gap.series, reply)
+        missing += sum((end - start) // gap.series.timeframe.ms + 1 for start, end in found.missing)
+        for start, end in _lacking(found):
+            about = [
+                one
+                for one in told
+                if one.series == gap.series and one.first <= end and one.last >= start
+            ]
+            why = max(about, key=lambda one: (one.name == gap.name, one.attempts), default=gap)
+            left.append(attrs.evolve(why, first=start, last=end))
+    return tuple(left), missing - sum(gap.slots for gap in left)
 
 
 async def _by_daemon(
@@ -238,7 +286,10 @@ async def _here(
     now: Callable[[], int | None],
     chance: Callable[[], float],
 ) -> tuple[Gap, ...]:
-    """Repair these gaps alone, under our own lease."""
+    """Repair these gaps under our own lease; returns those that stay open.
+
+    What an earlier run left in the ledger is taken up as well, but not waited for.
+    """
     journal = Journal(dialect.name)
     writer = Writer(
         redis, lease, Pending(),
@@ -252,6 +303,7 @@ async def _here(
     )  # fmt: skip
     for gap in planned:
         repairs.add(gap.series, gap.first, gap.last, gap.cause, gap.lane)
+    names = {gap.name for gap in planned}
     left: list[Gap] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
@@ -260,7 +312,8 @@ async def _here(
         while True:
             still = [
                 gap for gap in repairs.open_gaps
-                if gap.attempts == 0 or (gap.attempts < TRIES and gap.omitted_at is None)
+                if gap.name in names
+                and (gap.attempts == 0 or (gap.attempts < TRIES and gap.omitted_at is None))
             ]  # fmt: skip
             report(len(planned) - len(still), len(planned), "asking the exchange")
             if not still:

@@ -9,7 +9,7 @@ daemon has it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 import attrs
@@ -31,7 +31,7 @@ from livermore.errors import (
 )
 from livermore.market.candle import Series
 from livermore.market.clock import ExchangeClock
-from livermore.market.product import Product, resolve, top
+from livermore.market.product import Product, aliases, resolve, top
 from livermore.market.tracker import Pending, Tracker
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.connection import Connection, Health, State
@@ -90,6 +90,8 @@ class Feed:
         self._unsaid: list[Call] = []
         """Lifecycle messages that Redis did not take."""
         self._away_said = False
+        self._foreign: dict[str, Series | None] = {}
+        """Keys that hold somebody else's value, and the series they are of."""
         self._succeeded = False
         """Whether another daemon has taken the exchange over."""
 
@@ -170,12 +172,14 @@ class Feed:
         if not self._products:
             raise UnknownSymbol(f"{self.plan.dialect.name} lists nothing to follow: name --symbols")
         self.report.symbols = [product.symbol for product in self._products]
+        self.report.aliases = aliases(products, self._products)
         self.journal.info("following", symbols=len(self._products), listed=len(products))
 
     async def _follow(self, rest: Rest) -> None:
         name, dialect = self.plan.dialect.name, self.plan.dialect
         symbols = [product.symbol for product in self._products]
         series = [one for symbol in symbols for one in store.all_series(name, symbol)]
+        await self._look_at_keys(series)
         await self._patiently(lambda: self._raise_epochs(series))
         readings = Readings(self._redis, self._lease, self._chance)
         writer = Writer(
@@ -242,18 +246,70 @@ class Feed:
 
     async def _raise_epochs(self, series: Sequence[Series]) -> None:
         """From here on, whoever held the lease before is refused by every series."""
-        await self._redis.run(
-            [script("epoch", (store.keys(one).companion,), self._lease.epoch) for one in series]
+        store.raise_unless_foreign(
+            await self._redis.run_each(
+                [script("epoch", (store.keys(one).companion,), self._lease.epoch) for one in series]
+            )
         )
 
     async def _recall(self) -> None:
         """Tell the trackers where each symbol's stored candles end."""
         streamed = [one for one in self._series if one.timeframe is self.plan.dialect.streamed]
-        replies = await self._redis.run([store.newest_call(one, 1) for one in streamed], "read")
+        replies = await self._redis.run_each(
+            [store.newest_call(one, 1) for one in streamed], "read"
+        )
+        store.raise_unless_foreign(replies)
         for one, members in zip(streamed, replies, strict=True):
+            if isinstance(members, StoreError):
+                continue
             candles, _ = store.decode_candles(one, members)
             for candle in candles:
                 self._tracker_of[one.symbol].learn(candle)
+
+    async def _look_at_keys(self, series: Iterable[Series]) -> None:
+        """Name the keys of ``series`` and of the exchange that hold somebody else's value.
+
+        Each is told once; a series whose keys are its own again is filled and read again.
+        """
+        owner: dict[str, Series | None] = dict.fromkeys(
+            store.exchange_types(self.plan.dialect.name)
+        )
+        wanted = store.exchange_types(self.plan.dialect.name)
+        for one in series:
+            types = store.types(one)
+            wanted.update(types)
+            owner.update(dict.fromkeys(types, one))
+        replies = await self._redis.run_each([("TYPE", key) for key in wanted], "publish")
+        freed: list[Series] = []
+        for (key, type_), reply in zip(wanted.items(), replies, strict=True):
+            if isinstance(reply, StoreError):
+                continue
+            holds = reply.decode()
+            if holds not in (type_, "none"):
+                if key not in self._foreign:
+                    self._foreign[key] = owner[key]
+                    self.journal.warning(
+                        "a key of ours holds another type of value", key=key, holds=holds,
+                        wanted=type_, next="another program uses it: rename or delete it",
+                    )  # fmt: skip
+            elif key in self._foreign:
+                one_of = self._foreign.pop(key)
+                self.journal.info("a key is ours again", key=key)
+                if one_of is not None:
+                    freed.append(one_of)
+        self.report.foreign = tuple(self._foreign)
+        if freed and self.report.readings is not None:
+            self.report.readings.distrust(freed)
+            self._scan_wanted.set()
+            await self._raise_epochs(freed)
+
+    def _suspected(self) -> set[Series]:
+        """Series a key of which is, or may be, somebody else's."""
+        found = {one for one in self._foreign.values() if one is not None}
+        for part in (self.report.writer, self.report.readings, self.report.repairs):
+            if part is not None:
+                found.update(part.foreign)
+        return found
 
     def _stored(self, written: store.Written, readings: Readings) -> None:
         readings.submit(written)
@@ -395,6 +451,9 @@ class Feed:
             elif self._away_said:
                 self._away_said = False
                 self.journal.info("Redis is back")
+            if not why:
+                with contextlib.suppress(StoreError):  # the next status tells
+                    await self._look_at_keys(self._suspected())
             await trio.sleep(STATUS_EVERY)
 
     async def _say(self, last: Call) -> str:

@@ -16,7 +16,7 @@ import trio
 
 from livermore.adapters import store
 from livermore.adapters.redis import Redis, script
-from livermore.errors import LeaseLost, StoreError, TakenError
+from livermore.errors import LeaseLost, StoreError, StoreUnusable, TakenError
 
 LASTS = 30.0
 """Seconds."""
@@ -40,7 +40,10 @@ class Lease:
         return trio.current_time() < self.valid_until
 
     async def take(self) -> int:
-        """Acquire it; returns the new epoch. Raises :class:`TakenError` naming the holder."""
+        """Acquire it; returns the new epoch. Raises :class:`TakenError` naming the holder.
+
+        And :class:`StoreUnusable` when its key is somebody else's.
+        """
         asked = trio.current_time()
         reply = await self._call("take")
         if int(reply[0]) != 1:
@@ -69,6 +72,8 @@ class Lease:
                     raise LeaseLost(taken(self.exchange, reply))
             except TakenError as error:
                 raise LeaseLost(str(error)) from error
+            except StoreUnusable:
+                raise
             except StoreError:
                 continue  # the writer tells; until valid_until we may still write
             wait = RENEW
@@ -88,7 +93,13 @@ class Lease:
             "lease", (store.lease_key(self.exchange),),
             what, self.holder, int(LASTS * 1000), description, self.epoch,
         )  # fmt: skip
-        return (await self.redis.run([call], "lease"))[0]
+        try:
+            return (await self.redis.run([call], "lease"))[0]
+        except StoreError as error:
+            if not store.is_foreign(error):
+                raise
+            text = store.foreign_text(store.lease_key(self.exchange))
+            raise StoreUnusable(f"Redis {self.redis.shown}: {text}") from error
 
 
 def taken(exchange: str, reply: Any) -> str:

@@ -7,6 +7,7 @@ state the store keeps. No windows of candles are held in memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
@@ -28,6 +29,9 @@ MOST_STEPS = 20
 """Candles appended to one series at once that are stepped; more are replayed with other series."""
 REPLAYED_AT_ONCE = 100
 """Series per replay: bounds the memory of a restart."""
+
+RETRY = 2.0
+"""Seconds between two tries at a reading whose key is somebody else's."""
 
 
 class _Version(msgspec.Struct):
@@ -74,6 +78,8 @@ class Readings:
         self._queue: list[store.Written] = []
         self._stale: set[Series] = set()
         self._unpublished: dict[Series, list[bytes]] = {}
+        self._foreign: set[Series] = set()
+        """Series whose newest reading waits: its key is somebody else's."""
         self._wake = trio.Event()
         self.work = Work()
 
@@ -102,6 +108,11 @@ class Readings:
             self._sent[series] = edge
         return edge
 
+    @property
+    def foreign(self) -> Iterable[Series]:
+        """Series whose reading is not stored because its key is somebody else's."""
+        return tuple(self._foreign)
+
     def distrust(self, series: Iterable[Series]) -> None:
         """Compute these anew from the store."""
         self._stale.update(series)
@@ -120,9 +131,10 @@ class Readings:
         """Follow the writer; raises :class:`~livermore.errors.Fenced` under a newer holder."""
         backoff = Backoff(first=0.25, most=5.0)
         while True:
-            if not (self._queue or self._stale or self._unpublished):
+            if not (self._queue or self._stale or self._unpublished.keys() - self._foreign):
                 self._wake = trio.Event()
-                await self._wake.wait()
+                with trio.move_on_after(RETRY if self._foreign else math.inf):
+                    await self._wake.wait()
             try:
                 await self.turn()
             except Fenced:
@@ -443,7 +455,11 @@ class Readings:
             [store.reading(series, text) for series, text in listed], "readings"
         )
         failed: list[StoreError] = []
+        self._foreign.clear()
         for (series, text), reply in zip(listed, replies, strict=True):
+            if store.is_foreign(reply):
+                self._foreign.add(series)
+                continue
             if isinstance(reply, StoreError):
                 failed.append(reply)
                 continue
@@ -452,7 +468,7 @@ class Readings:
                 texts.remove(text)
             if not texts:
                 self._unpublished.pop(series, None)
-        if failed:
+        if failed or self._foreign:
             # What waits is bounded: the newest reading of each series.
             self._unpublished = {series: texts[-1:] for series, texts in self._unpublished.items()}
         self.work.published += sum(1 for reply in replies if reply == 1)

@@ -59,6 +59,8 @@ RECHECK = 1.5
 """Seconds between two looks at the store for a gap whose next request is not due."""
 IDLE = 0.25
 """Seconds between two looks at what has become due."""
+ASIDE = 5.0
+"""Seconds until a series is tried again whose key is somebody else's."""
 POLL = 2.0
 """Seconds between two looks at the ledger for what others appended."""
 
@@ -110,6 +112,10 @@ class Repairs:
         self._looks: dict[tuple[Series, int], tuple[int, str]] = {}
         self._looked: dict[tuple[Series, int], int] = {}
         """How often REST was asked about a suspect slot and showed nothing that decides."""
+        self._aside: dict[Series, float] = {}
+        """Series a key of which is somebody else's, and the monotonic time of the next try."""
+        self._unwritten: dict[str, Gap] = {}
+        """What the ledger did not take: its key is somebody else's."""
         self._changed = trio.Event()
         self._wanting: set[Series] = set()
         self.progress = Progress()
@@ -118,6 +124,11 @@ class Repairs:
     def open_gaps(self) -> Sequence[Gap]:
         """What is not repaired yet."""
         return tuple(self._open.values())
+
+    @property
+    def foreign(self) -> Iterable[Series]:
+        """Series that cannot be repaired: a key they need may be somebody else's."""
+        return tuple(self._aside)
 
     @property
     def wanting(self) -> int:
@@ -164,15 +175,23 @@ class Repairs:
         self._changed.set()
 
     async def scan(self, series: Sequence[Series], cause: str, lane: Lane = Lane.REPAIR) -> int:
-        """Add what the store lacks of the newest slots; returns how many series lack something."""
+        """Add what the store lacks of the newest slots; returns how many series lack something.
+
+        A series whose key is somebody else's is left out.
+        """
         now = self._clock()
         if now is None:
             return 0
         settled = now - ALLOWANCE
         calls = [store.survey(one, *window(one.timeframe, settled)) for one in series]
-        replies = await self._redis.run(calls, "read")
+        replies = await self._redis.run_each(calls, "read")
+        store.raise_unless_foreign(replies)
         lacking = 0
         for one, reply in zip(series, replies, strict=True):
+            if isinstance(reply, StoreError):
+                self._aside[one] = trio.current_time() + ASIDE
+                continue
+            self._aside.pop(one, None)
             found = store.surveyed(one, reply)
             ranges = wanted(
                 one.timeframe,
@@ -214,9 +233,15 @@ class Repairs:
         return True
 
     async def read_ledger(self) -> None:
-        """Take up what the ledger holds: a predecessor left it, or another process asks for it."""
+        """Take up what the ledger holds: a predecessor left it, or another process asks for it.
+
+        A ledger whose key is somebody else's holds nothing.
+        """
         exchange = self._lease.exchange
-        reply = await self._redis.one("HGETALL", store.gaps_key(exchange))
+        [reply] = await self._redis.run_each([("HGETALL", store.gaps_key(exchange))], "read")
+        store.raise_unless_foreign([reply])
+        if isinstance(reply, StoreError):
+            return
         entries = (
             reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
         )
@@ -238,6 +263,12 @@ class Repairs:
                 stale.append(name)
         if stale:
             await self._redis.one("HDEL", store.gaps_key(exchange), *stale)
+        while self._unwritten:
+            gap = next(iter(self._unwritten.values()))
+            if not await self._write_entry(gap):
+                break
+            if self._unwritten.get(gap.name) is gap:
+                del self._unwritten[gap.name]
 
     # -- the task -------------------------------------------------------------------------
 
@@ -268,10 +299,15 @@ class Repairs:
                     self._changed = trio.Event()
                     with trio.move_on_after(IDLE):
                         await self._changed.wait()
-            except StoreError:
+            except StoreError as error:
+                series = gap.series if gap is not None else look[0] if look is not None else None
+                if series is not None and store.is_foreign(error):
+                    self._aside[series] = trio.current_time() + ASIDE  # the others go on
                 await trio.sleep(backoff.next(self._chance()))
             else:
                 backoff.reset()
+                if gap is not None:
+                    self._aside.pop(gap.series, None)
             finally:
                 if gap is not None:
                     self._busy.discard(gap.name)
@@ -286,6 +322,7 @@ class Repairs:
             gap
             for name, gap in self._open.items()
             if name not in self._busy
+            and self._aside.get(gap.series, moment) <= moment
             and (gap.next_try <= now or self._recheck.get(name, moment) < moment)
         ]
         if not due:
@@ -299,7 +336,12 @@ class Repairs:
         now = self._clock()
         if now is None or not self._looks:
             return None
-        due = [key for key, (at, _) in self._looks.items() if at <= now]
+        moment = trio.current_time()
+        due = [
+            key
+            for key, (at, _) in self._looks.items()
+            if at <= now and self._aside.get(key[0], moment) <= moment
+        ]
         if not due:
             return None
         series, newest = max(due, key=lambda key: key[1])
@@ -442,12 +484,19 @@ class Repairs:
         else:
             self._open.pop(gap.name, None)
             self._recheck.pop(gap.name, None)
-        await self._redis.run([self._entry(gap)], "publish")
+        if await self._write_entry(gap):
+            self._unwritten.pop(gap.name, None)
+        else:
+            self._unwritten[gap.name] = gap
         if gap.outcome is not Outcome.OPEN:
             self._finished(gap, survey, now)
 
-    def _entry(self, gap: Gap) -> Call:
-        return ("HSET", store.gaps_key(self._lease.exchange), gap.name, encode_gap(gap))
+    async def _write_entry(self, gap: Gap) -> bool:
+        """Whether the ledger took ``gap``: not while its key is somebody else's."""
+        call: Call = ("HSET", store.gaps_key(self._lease.exchange), gap.name, encode_gap(gap))
+        [reply] = await self._redis.run_each([call], "publish")
+        store.raise_unless_foreign([reply])
+        return not isinstance(reply, StoreError)
 
     def _finished(self, gap: Gap, survey: store.Survey, now: int) -> None:
         if gap.cause in (HISTORY, DEEPER):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from livermore import __version__
+from livermore.adapters import store
 from livermore.market.tracker import Tracker
 from livermore.runtime.connection import Health, State
 from livermore.runtime.readings import Readings
@@ -31,7 +32,11 @@ class Report:
     description: dict[str, object] = attrs.Factory(dict)
     epoch: int = 0
     note: str = ""
+    foreign: Sequence[str] = ()
+    """Keys of ours that hold somebody else's value."""
     symbols: Sequence[str] = ()
+    aliases: Mapping[str, str] = attrs.Factory(dict)
+    """Other names of followed markets -> the symbol they are followed as."""
     notices: list[str] = attrs.Factory(list)
     started_following: bool = False
     healths: Sequence[Health] = ()
@@ -46,6 +51,10 @@ class Report:
     def state(self, clock: int | None) -> tuple[str, int, str]:
         """State, since when (exchange ms), and one line that says why and what happens next."""
         state, note = self._judge()
+        if self.foreign:
+            more = f" (and {len(self.foreign) - 1} more keys)" if len(self.foreign) > 1 else ""
+            foreign = f"{store.foreign_text(self.foreign[0])}{more}"
+            note = f"{foreign}; {note}" if note else foreign
         if state != self._state or not self._since:
             self._state, self._since = state, clock or 0
         return state, self._since, note
@@ -118,6 +127,7 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
         "note": note,
         "clock": clock,
         "symbols": list(report.symbols),
+        "aliases": dict(report.aliases),
         "rejected": {},
         "notices": report.notices,
         "connections": [

@@ -99,11 +99,6 @@ class States:
                 restored._floats[index - len(INTS)] = np.array(column, np.float64)  # None -> NaN
         return restored
 
-    @classmethod
-    def from_json(cls, data: bytes) -> States:
-        """The one row that :meth:`to_json` wrote; raises :class:`MalformedMessage`."""
-        return cls.of([decode_state(data)])
-
     def __len__(self) -> int:
         return self._size
 

@@ -66,14 +66,18 @@ class Control:
             since = int(request.first("since") or until - (until % length) - _NEWEST * length)
         except (UsageError, ValueError) as error:
             return json_reply(400, {"error": str(error)})
+        # Nothing is true outside of what has happened, and looking for it would take for ever.
+        since = min(max(since, self.market.listed_since), self._now())
+        until = min(until, self._now())
         listing = self.market.listing(symbol)
         candles = self.market.truth(symbol, length, since, until, self.clock.now())
         return json_reply(200, {"candles": [true_candle(listing, candle) for candle in candles]})
 
     def _inject(self, request: Request) -> Reply:
         try:
-            fault = read_fault(msgspec.json.decode(request.body, type=dict[str, object]))
-        except msgspec.DecodeError as error:
+            said = msgspec.json.decode(request.body, type=dict[str, object])
+            fault = read_fault(said, self.market)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return json_reply(400, {"error": f"the body is not a JSON object: {error}"})
         except ConfigurationError as error:
             return json_reply(400, {"error": str(error)})

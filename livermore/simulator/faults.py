@@ -6,7 +6,8 @@ at the place where the exchange would do the right thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -63,6 +64,26 @@ KINDS: dict[str, Kind] = {
 }
 
 
+_DAY = 86_400
+
+BOUNDS: Mapping[str, tuple[tuple[float, float], ...]] = {
+    "at": ((0, 366 * _DAY),),
+    "for": ((0, 7 * _DAY),),
+    "share": ((0, 1),),
+    "bytes": ((1, 64 * 1024 * 1024),),
+    "retry_after": ((0, _DAY),),
+    "delay": ((0, 60),),
+    "drip": ((0, 60),),
+    "skew seconds": ((-_DAY, _DAY),),
+    "stale-rest seconds": ((0, _DAY),),
+    "5xx status": ((500, 599),),
+    "refuse status": ((0, 0), (400, 599)),
+    # 0 is no close frame; those left out are never sent, or mean nothing yet (RFC 6455, 7.4).
+    "drop code": ((0, 0), (1000, 1003), (1007, 1014), (3000, 4999)),
+}
+"""Numbers an option may be, both ends included, by its name or by ``fault option``."""
+
+
 @attrs.frozen
 class Fault:
     """A fault that is asked for."""
@@ -101,27 +122,52 @@ class Active:
         }
 
 
-def read_fault(said: Mapping[str, Any]) -> Fault:
-    """Check what was asked for; raises ConfigurationError naming the mistake."""
+def read_fault(said: Mapping[str, Any], listed: Container[str]) -> Fault:
+    """Check what was asked for; raises ConfigurationError naming the mistake in one line.
+
+    ``listed``: the symbols there are.
+    """
     name = said.get("fault")
     if not isinstance(name, str) or name not in KINDS:
-        raise ConfigurationError(f"unknown fault {name!r}: use one of {', '.join(KINDS)}")
+        raise ConfigurationError(f"unknown fault {shown(name)}: use one of {', '.join(KINDS)}")
     kind = KINDS[name]
     known = {"fault", "at", *kind.options, *({"for"} if kind.lasts else ())}
     said = _singular(said, known)
     if unknown := sorted(set(said) - known):
         raise ConfigurationError(
-            f"fault {name}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            f"fault {name}: unknown {_listing(unknown)}; known: {', '.join(sorted(known))}"
         )
     options = {option: _option(name, option, said, kind) for option in kind.options}
     seconds = said.get("for", 60.0) if kind.lasts else 0.0
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-        raise ConfigurationError(f"fault {name}: 'for' is {seconds!r}, use seconds")
-    if not 0.0 <= options.get("share", 1.0) <= 1.0:
-        raise ConfigurationError(f"fault {name}: 'share' is {options['share']}, use 0 to 1")
+    for option, value in {**options, "for": seconds, "at": said.get("at", 0)}.items():
+        check(f"fault {name}: ", option, value, BOUNDS.get(f"{name} {option}", BOUNDS.get(option)))
     if strange := sorted(set(options.get("channels", ())) - CHANNELS):
-        raise ConfigurationError(f"fault {name}: unknown channel {', '.join(strange)}")
+        raise ConfigurationError(f"fault {name}: unknown channel {_listing(strange)}")
+    if strange := sorted({one for one in options.get("symbols", ()) if one not in listed}):
+        raise ConfigurationError(f"fault {name}: unknown symbol {_listing(strange)}")
     return Fault(name, float(seconds), options)
+
+
+def check(
+    where: str, option: str, value: object, bounds: tuple[tuple[float, float], ...] | None
+) -> None:
+    """Raise ConfigurationError if a number is out of bounds, or none where one has to be."""
+    if bounds is None or (value is None and option == "retry_after"):
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not any(low <= value <= high for low, high in bounds):  # type: ignore[operator]
+        use = " or ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in bounds)
+        raise ConfigurationError(f"{where}'{option}' is {shown(value)}, use {use}")
+
+
+def shown(value: object) -> str:
+    """What somebody said, short and on one line, whatever it is."""
+    return reprlib.repr(value)
+
+
+def _listing(names: list[str], most: int = 5) -> str:
+    more = ", …" if len(names) > most else ""
+    return ", ".join(shown(name)[1:-1] for name in names[:most]) + more
 
 
 def _singular(said: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
@@ -148,7 +194,7 @@ def _option(name: str, option: str, said: Mapping[str, Any], kind: Kind) -> Any:
         fine = isinstance(value, int | float) and not isinstance(value, bool)
     if not fine:
         wanted = "a number" if default is None else f"like {default!r}"
-        raise ConfigurationError(f"fault {name}: {option} is {value!r}, must be {wanted}")
+        raise ConfigurationError(f"fault {name}: {option} is {shown(value)}, must be {wanted}")
     return value
 
 

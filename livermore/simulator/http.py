@@ -13,6 +13,9 @@ import msgspec
 import trio
 
 _READ = 65_536
+_MOST = 1 << 20
+"""Bytes of a request's body."""
+_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 
 
 @attrs.frozen
@@ -104,6 +107,8 @@ async def _request(
             head = event
         elif isinstance(event, h11.Data):
             body += event.data
+            if len(body) > _MOST:
+                raise h11.RemoteProtocolError("the body is too large", error_status_hint=413)
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             return _made(head, bytes(body), address)
         else:
@@ -111,7 +116,10 @@ async def _request(
 
 
 def _made(head: h11.Request, body: bytes, address: str) -> Request:
-    target = urllib.parse.urlsplit(head.target.decode("ascii"))
+    try:
+        target = urllib.parse.urlsplit(head.target.decode("ascii"))
+    except ValueError as error:
+        raise h11.RemoteProtocolError(f"the target is no path: {error}") from None
     cache = b",".join(value for name, value in head.headers if name == b"cache-control")
     return Request(
         head.method.decode("ascii"),
@@ -140,7 +148,7 @@ async def _send(
     ]
     response = h11.Response(
         status_code=reply.status,
-        reason=http.HTTPStatus(reply.status).phrase,
+        reason=_PHRASES.get(reply.status, ""),
         headers=headers,
     )
     data = connection.send(response)

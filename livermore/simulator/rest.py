@@ -21,6 +21,8 @@ from livermore.simulator.trades import NS
 ROOT = "/api/v3/brokerage"
 MOST_ROWS = 350
 MOST_TRADES = 100
+_LONGEST = 13
+"""Characters of a whole number: more than any epoch second has."""
 _SECOND = 1_000 * NS
 _CACHED = (("cache-control", "public, max-age=14400"), ("vary", "Origin"))
 _TOO_MANY = (
@@ -233,7 +235,8 @@ def _whole(text: str | None, default: int) -> int | None:
     """A whole number, the default where nothing was said, None where it is no number."""
     if text is None or text == "":
         return default
-    return int(text) if text.isascii() and text.removeprefix("-").isdigit() else None
+    plain = len(text) <= _LONGEST and text.isascii() and text.removeprefix("-").isdigit()
+    return int(text) if plain else None
 
 
 def _refused(status: int, error: str, message: str) -> Reply:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pathlib
 import tomllib
+from collections.abc import Container
 from typing import Any
 
 import attrs
 import msgspec
 
 from livermore.errors import ConfigurationError
-from livermore.simulator.faults import Fault, read_fault
+from livermore.simulator.faults import BOUNDS, Fault, check, read_fault
 
 
 @attrs.frozen
@@ -20,8 +21,13 @@ class Planned:
     fault: Fault
 
 
-def read_scenario(source: pathlib.Path | list[dict[str, Any]] | None) -> list[Planned]:
-    """The faults to come; raises ConfigurationError naming the entry that is wrong."""
+def read_scenario(
+    source: pathlib.Path | list[dict[str, Any]] | None, listed: Container[str]
+) -> list[Planned]:
+    """The faults to come; raises ConfigurationError naming the entry that is wrong.
+
+    ``listed``: the symbols there are.
+    """
     if source is None:
         return []
     name = str(source) if isinstance(source, pathlib.Path) else "scenario"
@@ -34,11 +40,10 @@ def read_scenario(source: pathlib.Path | list[dict[str, Any]] | None) -> list[Pl
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
             raise ConfigurationError(f"{name}: entry {number} is not an object")
-        at = entry.get("at")
-        if isinstance(at, bool) or not isinstance(at, int | float) or at < 0:
-            raise ConfigurationError(f"{name}: entry {number}: 'at' is {at!r}, use seconds")
+        at: Any = entry.get("at")
+        check(f"{name}: entry {number}: ", "at", at, BOUNDS["at"])
         try:
-            planned.append(Planned(float(at), read_fault(entry)))
+            planned.append(Planned(float(at), read_fault(entry, listed)))
         except ConfigurationError as error:
             raise ConfigurationError(f"{name}: entry {number}: {error}") from None
     return sorted(planned, key=lambda plan: plan.at)
@@ -53,5 +58,5 @@ def _loaded(path: pathlib.Path) -> Any:
         if path.suffix == ".toml":
             return tomllib.loads(data.decode())
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: {error}") from None

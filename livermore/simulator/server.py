@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -26,6 +27,7 @@ from livermore.simulator.subscription import Desk
 from livermore.simulator.trades import NS
 
 _UPGRADE_WITHIN = 10.0
+_LOG = logging.getLogger("livermore.simulator")
 
 
 @attrs.frozen(eq=False)
@@ -43,7 +45,7 @@ class Simulator:
 
     def inject(self, **said: object) -> Active:
         """Begin a fault now: ``inject(fault="mute", symbol="BTC-USD", **{"for": 60})``."""
-        return self.feed.inject(read_fault(said))
+        return self.feed.inject(read_fault(said, self.market))
 
 
 async def serve(
@@ -52,9 +54,9 @@ async def serve(
     task_status: trio.TaskStatus[Simulator] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; starts with the :class:`Simulator`. Sockets end with the scope."""
-    planned = read_scenario(settings.scenario)
     start = int(time.time() * 1000) if settings.start is None else settings.start
     market = Market(settings.symbols, settings.seed, start, settings.history_days, settings.replay)
+    planned = read_scenario(settings.scenario, market)
     clock = ExchangeClock(start * NS, settings.speed, trio.current_time)
     faults, stats = Faults(settings.seed), Stats()
     feed = Feed(market, clock, faults, settings.seed)
@@ -187,12 +189,19 @@ def _address(stream: trio.SocketStream) -> str:
 def _patient(
     handler: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> Callable[[trio.SocketStream], Awaitable[None]]:
-    """A client that breaks off is its own affair, not the end of the exchange."""
+    """A client that breaks off, or that we fail to answer, ends alone: the exchange goes on."""
 
     async def handle(stream: trio.SocketStream) -> None:
         try:
             await handler(stream)
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        except* Exception as group:
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            _LOG.error("connection ended: %s", said[:300])
+            await trio.aclose_forcefully(stream)
 
     return handle

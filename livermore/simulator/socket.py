@@ -20,6 +20,8 @@ from livermore.simulator.faults import Faults
 from livermore.simulator.stats import Stats
 
 _READ = 65_536
+_LONGEST = 1 << 20
+"""Bytes of a client's message."""
 _WRITE = 262_144
 """At most so many bytes in one write: a slow client is noticed between writes."""
 
@@ -193,6 +195,7 @@ class Socket:
 
     async def _read(self, hear: Callable[[str | bytes], None]) -> None:
         pieces: list[str | bytes] = []
+        size = 0
         while True:
             try:
                 data = await self._stream.receive_some(_READ)
@@ -209,9 +212,13 @@ class Socket:
                 if isinstance(event, ws.TextMessage | ws.BytesMessage):
                     piece = event.data if isinstance(event.data, str) else bytes(event.data)
                     pieces.append(piece)
+                    size += len(piece)
+                    if size > _LONGEST:
+                        self._say_goodbye(1009)
+                        return
                     if event.message_finished:
                         whole = pieces[0] if len(pieces) == 1 else _joined(pieces)
-                        pieces = []
+                        pieces, size = [], 0
                         hear(whole)
                 elif isinstance(event, ws.Ping):
                     self._outbox.append(self._protocol.send(event.response()))

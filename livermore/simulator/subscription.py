@@ -53,7 +53,7 @@ class Desk:
             return
         try:
             wish = _decoder.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             socket.say(coinbase.error(f"failed to parse message: {error}"))
             return
         if wish.channel not in coinbase.CHANNELS:

@@ -172,6 +172,7 @@ async def test_what_the_exchange_does_not_have_is_asked_for_once(valkey_url: str
         filled = await asking(BTC, timeframes=(Timeframe.D1,))
         assert [gap.slots for gap in filled.planned] == [DEPTH]
         assert filled.remaining == ()
+        assert filled.absent == DEPTH - len(await asking.stored(of(BTC, Timeframe.D1)))
         assert 25 < len(await asking.stored(of(BTC, Timeframe.D1))) <= 31
         again = await asking(BTC, timeframes=(Timeframe.D1,))
         assert again.planned == ()
@@ -259,6 +260,29 @@ async def only_candles_fail(asking: Asking) -> Filled:
     return filled
 
 
+async def test_only_what_is_really_missing_remains(valkey_url: str):
+    """The newest candle is not shown yet: that one remains, not the range it lies in."""
+    async with exchange() as simulator:
+        asking = Asking(valkey_url, simulator)
+        stale = simulator.inject(fault="stale-rest", seconds=2 * 3600.0, **{"for": 7200.0})
+        first = await asking(BTC)
+        stored = await asking.stored(of(BTC, HOUR))
+        assert DEPTH - 4 < len(stored) < DEPTH
+        [gap] = first.remaining
+        assert gap.slots == DEPTH - len(stored)
+        assert gap.last == first.planned[0].last
+        assert gap.attempts
+        assert "REST does not show" in gap.note
+        again = await asking(BTC)
+        assert [gap.slots for gap in again.planned] == [gap.slots]
+        assert [(one.first, one.last) for one in again.remaining] == [(gap.first, gap.last)]
+        assert all(0 <= done <= total for done, total, _ in asking.reports)
+        simulator.faults.expire(stale.until)
+        last = await asking(BTC)
+        assert (last.remaining, last.absent) == ((), 0)
+        assert len(await asking.stored(of(BTC, HOUR))) == DEPTH
+
+
 async def test_an_unknown_symbol_and_an_alias(valkey_url: str):
     async with exchange() as simulator:
         asking = Asking(valkey_url, simulator)
@@ -329,6 +353,25 @@ async def test_a_running_daemon_fills_it_through_its_ledger(valkey_url: str, tmp
         ours = [json.loads(one) for one in text]
         [gap] = [one for one in ours if one["cause"] == "asked for by hand"]
         assert gap["outcome"] == "filled"
+
+
+async def test_a_daemon_that_fills_a_part_leaves_the_rest(valkey_url: str, tmp_path: Path):
+    async with exchange() as simulator:
+        asking = Asking(valkey_url, simulator)
+        async with running(asking, tmp_path, BTC):
+            slots = await asking.stored(of(BTC, HOUR))
+            simulator.inject(fault="stale-rest", seconds=2 * 3600.0, **{"for": 7200.0})
+            await forget(asking, of(BTC, HOUR), slots[-10:])
+            filled = await asking("BTC-USDC")
+            assert filled.by == "daemon"
+            assert filled.notices == (
+                "BTC-USDC is the same market as BTC-USD: followed as BTC-USD",
+            )
+            assert sum(gap.slots for gap in filled.planned) == 10
+            lacking = set(slots) - set(await asking.stored(of(BTC, HOUR)))
+            assert 0 < len(lacking) < 4
+            [gap] = filled.remaining
+            assert set(range(gap.first, gap.last + 1, HOUR.ms)) == lacking
 
 
 async def test_tries_that_were_made_before_do_not_end_the_waiting(valkey_url: str, tmp_path: Path):

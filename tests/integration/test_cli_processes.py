@@ -233,6 +233,7 @@ def test_run_can_be_watched_from_another_terminal_and_leaves_nothing_running(
                 "requests": 0,
                 "planned": [],
                 "remaining": [],
+                "absent": 0,
                 "notices": [],
             }
             daemon.send_signal(signal.SIGINT)

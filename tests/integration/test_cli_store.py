@@ -170,6 +170,39 @@ def test_an_unknown_symbol_names_the_nearest(livermore: Livermore, client: Clien
     assert "coinbase has BTC-USD here" in livermore("candles", "XYZW-EUR", "5m").stderr
 
 
+def test_another_name_of_a_followed_market_is_that_market(livermore: Livermore, client: Client):
+    put(client, [candle(t) for t in slots(3)])
+    unknown = livermore("candles", "BTC-USDC", "5m")
+    assert unknown.returncode == 2
+    assert "did you mean BTC-USD?" in unknown.stderr
+    say_status(client, aliases={"BTC-USDC": "BTC-USD"})
+    notice = "BTC-USDC is the same market as BTC-USD: followed as BTC-USD\n"
+    done = livermore("candles", "btc/usdc", "5m", "--json")
+    assert (done.returncode, done.stderr) == (0, notice)
+    assert json.loads(done.stdout)["symbol"] == "BTC-USD"
+    assert len(json.loads(done.stdout)["candles"]) == 3
+    done = livermore("gaps", "-s", "BTC-USDC", "-t", "5m", "--since", "10m", "--json")
+    assert done.returncode == 0
+    assert notice in done.stderr
+    assert json.loads(done.stdout)["series"] == 1
+
+
+def test_tail_listens_to_a_followed_market_by_its_other_name(livermore: Livermore, client: Client):
+    say_status(client, aliases={"BTC-USDC": "BTC-USD"})
+    with livermore.start("tail", "BTC-USDC", "-t", "5m") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "is the same market as BTC-USD" in process.stderr.readline()
+        deadline = time.monotonic() + 20
+        while not client.one("PUBSUB", "NUMPAT") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        put(client, [candle(slots(1)[0])])
+        client.run([store.write(BTC, 1, [candle(slots(1)[0] + 5 * MINUTES)])])
+        assert "BTC-USD" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
 def test_with_nothing_stored_and_no_daemon_the_answer_is_how_to_start_one(livermore: Livermore):
     for words in (("candles", "BTC-USD", "5m"), ("gaps", "--symbol", "BTC-USD")):
         done = livermore(*words)

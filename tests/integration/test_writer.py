@@ -263,7 +263,7 @@ async def test_nothing_is_written_under_a_lapsed_lease_and_everything_once_it_is
 # -- one bad key ---------------------------------------------------------------------------------
 
 
-async def test_one_key_of_somebody_else_is_named_and_holds_back_its_own_series_only(valkey_url):
+async def test_one_key_of_somebody_else_holds_back_its_own_series_only(valkey_url):
     desk = Desk(valkey_url, ("A-USD", "B-USD", "C-USD"))
     await desk.start()
     bad, good = desk.series(symbol="B-USD"), desk.series(symbol="C-USD")
@@ -285,12 +285,11 @@ async def test_one_key_of_somebody_else_is_named_and_holds_back_its_own_series_o
             assert (await desk.writer.history(good, page)) is not None
         with trio.fail_after(10), pytest.raises(StoreError, match="another type"):
             await desk.writer.history(bad, [attrs.evolve(candle(desk, -1), series=bad)])
-        assert (
-            "candles:" in desk.writer.turns.away_why or "another type" in desk.writer.turns.away_why
-        )
-        assert desk.writer.turns.away_since is not None
+        assert set(desk.writer.foreign) == {bad}
+        assert desk.writer.turns.away_since is None, "Redis is there"
         await desk.lanes.one("DEL", store.keys(bad).candles)
         await wait_until(lambda: desk.writer.waiting() == 0 and desk.back == 1)
+        assert not desk.writer.foreign
         nursery.cancel_scope.cancel()
     await desk.readings.turn()
     for symbol in desk.symbols:
@@ -298,6 +297,34 @@ async def test_one_key_of_somebody_else_is_named_and_holds_back_its_own_series_o
         stored = await desk.stored(series)
         assert len(stored) >= 70
         assert_equal(await desk.reading(series), stored)
+    desk.shut()
+
+
+async def test_of_a_series_that_waits_for_its_key_the_newest_candles_are_kept(desk, monkeypatch):
+    monkeypatch.setattr(module, "HELD", 7)
+    await desk.lanes.one("SET", store.keys(desk.series()).candles, "mine")
+    desk.put(candle(desk, slot) for slot in range(20))
+    await desk.writer._turn()
+    assert desk.writer.waiting() == 7
+    await desk.lanes.one("DEL", store.keys(desk.series()).candles)
+    await desk.writer._turn()
+    assert desk.writer.waiting() == 7, "it is not tried again at every turn"
+    monkeypatch.setattr(module, "RETRY", 0.0)
+    desk.writer._foreign[desk.series()] = trio.current_time()
+    await desk.writer._turn()
+    stored = await desk.stored()
+    assert [c.open_time for c in stored] == [candle(desk, slot).open_time for slot in range(13, 20)]
+    assert desk.back == 1
+
+
+async def test_a_full_redis_is_an_outage_and_no_key_of_somebody_else(own_valkey: RedisServer):
+    desk = Desk(own_valkey.url)
+    await desk.start()
+    await desk.lanes.one("CONFIG", "SET", "maxmemory", "1")
+    desk.put(candle(desk, slot) for slot in range(20))
+    with pytest.raises(StoreError, match="maxmemory"):
+        await desk.writer._turn()
+    assert not desk.writer.foreign
     desk.shut()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -345,3 +346,10 @@ def test_any_flags_give_settings_or_one_line(flags: dict[str, object]):
         loaded(flags)
     except LivermoreError as error:
         assert "\n" not in str(error)
+
+
+def test_what_starts_the_tests_sets_nothing_that_looks_like_a_setting():
+    checkout = Path(__file__).parents[2]
+    known = {f"LIVERMORE_{name.upper()}" for name in Settings.__annotations__} | RESERVED
+    for path in (checkout / "noxfile.py", *(checkout / "scripts").glob("*.py")):
+        assert set(re.findall(r"LIVERMORE_[A-Z_]+", path.read_text())) <= known, path

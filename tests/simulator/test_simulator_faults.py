@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import httpx
@@ -11,6 +12,7 @@ from trio_websocket import ConnectionClosed
 
 from livermore.errors import ConfigurationError
 from livermore.simulator.faults import KINDS, read_fault
+from livermore.simulator.rest import Rest
 from livermore.simulator.scenario import read_scenario
 from livermore.simulator.slots import SLOT
 from livermore.simulator.trades import NS
@@ -341,6 +343,139 @@ async def test_faults_come_by_the_control_door_and_are_listed():
             assert (await http.post("/control/faults", content=nonsense)).status_code == 400
 
 
+IMPOSSIBLE = [
+    ({"fault": "mute", "for": 1e308}, "'for' is 1e+308, use 0 to 604800"),
+    ({"fault": "mute", "for": 604_801}, "'for' is 604801"),
+    ({"fault": "mute", "for": True}, "'for' is True"),
+    ({"fault": "mute", "at": -1}, "'at' is -1"),
+    ({"fault": "5xx", "status": 9999}, "'status' is 9999, use 500 to 599"),
+    ({"fault": "5xx", "status": 499}, "'status' is 499"),
+    ({"fault": "5xx", "status": True}, "status is True"),
+    ({"fault": "5xx", "share": 1.5}, "'share' is 1.5, use 0 to 1"),
+    ({"fault": "skew", "seconds": 1e300}, "'seconds' is 1e+300, use -86400 to 86400"),
+    ({"fault": "skew", "seconds": 1e12}, "'seconds' is"),
+    ({"fault": "skew", "seconds": 10**300}, "'seconds' is"),
+    ({"fault": "skew", "seconds": -86_401}, "'seconds' is"),
+    ({"fault": "stale-rest", "seconds": -1}, "'seconds' is -1"),
+    ({"fault": "slow-rest", "delay": -1}, "'delay' is -1, use 0 to 60"),
+    ({"fault": "slow-rest", "drip": 1e9}, "'drip' is 1000000000.0"),
+    ({"fault": "drop", "code": 99_999}, "'code' is 99999"),
+    ({"fault": "drop", "code": 999}, "'code' is 999"),
+    ({"fault": "drop", "code": 1006}, "'code' is 1006"),
+    ({"fault": "refuse", "status": 7}, "'status' is 7, use 0 or 400 to 599"),
+    ({"fault": "huge", "bytes": -5}, "'bytes' is -5, use 1 to 67108864"),
+    ({"fault": "huge", "bytes": 10**14}, "'bytes' is"),
+    ({"fault": "429", "retry_after": -5}, "'retry_after' is -5, use 0 to 86400"),
+    ({"fault": "mute", "symbol": "NOPE-USD"}, "unknown symbol NOPE-USD"),
+    ({"fault": "halt", "symbols": ["a\nb"] * 9}, "unknown symbol a\\nb"),
+    ({"fault": "tea\n" * 999}, "unknown fault"),
+    ({"fault": "drop", "x\n" * 999: 1}, "unknown x\\n"),
+]
+
+
+@pytest.mark.parametrize(("said", "why"), IMPOSSIBLE, ids=[str(s)[:40] for s, _ in IMPOSSIBLE])
+async def test_what_no_exchange_could_do_is_refused_in_one_line(said, why):
+    async with simulated() as simulator, rest(simulator) as http:
+        reply = await http.post("/control/faults", json=said)
+        assert reply.status_code == 400
+        told = reply.json()["error"]
+        assert why in told
+        assert "\n" not in told
+        assert len(told) < 500
+        assert (await http.get("/control/faults")).json()["active"] == []
+        assert (await http.get(TIME)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"fault":"skew","seconds":NaN}',
+        b'{"fault":"skew","seconds":Infinity}',
+        b'{"fault":"skew","seconds":1e999}',
+        b'{"fault":"skew","seconds":1' + b"0" * 9000 + b"}",
+        b'{"fault":"\xff"}',
+        b'{"fault":' + b"[" * 100_000,
+    ],
+    ids=lambda body: body[:40].decode("latin-1"),
+)
+async def test_a_body_that_is_no_json_or_no_number_is_refused(body):
+    async with simulated() as simulator, rest(simulator) as http:
+        reply = await http.post("/control/faults", content=body)
+        assert reply.status_code == 400
+        assert "error" in reply.json()
+        assert (await http.get(TIME)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"fault": "5xx", "status": 599},
+        {"fault": "skew", "seconds": -86_400},
+        {"fault": "429", "retry_after": 86_400},
+        {"fault": "mute", "for": 604_800},
+        {"fault": "halt", "symbols": ["BTC-USD"], "for": 604_800},
+    ],
+    ids=str,
+)
+async def test_the_extremes_that_are_allowed_are_played(said):
+    async with simulated() as simulator, rest(simulator) as http:
+        assert (await http.post("/control/faults", json=said)).status_code == 200
+        answered = (await http.get(TIME)).status_code
+        assert answered == {"5xx": 599, "429": 429}.get(said["fault"], 200)
+
+
+async def test_nothing_a_client_sends_ends_the_exchange():
+    long = b"x" * (2 << 20)
+    http_noise = [
+        b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x00\xff\r\n\r\n",
+        b"POST /control/faults HTTP/1.1\r\nHost: x\r\nContent-Length: 2097152\r\n\r\n" + long,
+    ]
+    socket_noise = [b"GARBAGE\r\n\r\n", UPGRADE.replace(b"Version: 13", b"Version: 7")]
+    async with simulated() as simulator:
+        for noise in http_noise:
+            await shout(port_of(simulator.rest_url), noise)
+        for noise in socket_noise:
+            await shout(port_of(simulator.websocket_url), noise)
+        async with client(simulator) as one:
+            with pytest.raises(ConnectionClosed):
+                await one.socket.send_message("[" * (2 << 20))
+                await one.hear()
+        async with client(simulator) as one:
+            await one.socket.send_message('{"type":' + "[" * 100_000)
+            assert (await one.hear())["type"] == "error"
+        async with rest(simulator) as http:
+            for query in ("since=1" + "0" * 30, "since=-1" + "0" * 30 + "&until=1" + "0" * 30):
+                asked = f"/control/truth?symbol=BTC-USD&timeframe=1d&{query}"
+                assert (await http.get(asked)).status_code == 200
+            huge = FIVE.format("BTC-USD") + "&start=1" + "0" * 5000
+            assert (await http.get(huge)).status_code == 400
+            assert (await http.get(TIME)).status_code == 200
+
+
+async def shout(port: int, noise: bytes) -> None:
+    """Say something and wait until the other side hangs up or answers."""
+    with trio.fail_after(3):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(noise)
+                await stream.receive_some()
+
+
+async def test_a_handler_that_raises_ends_its_connection_only(caplog, monkeypatch):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("on\npurpose")
+
+    async with simulated() as simulator, rest(simulator) as http:
+        monkeypatch.setattr(Rest, "_route", fail)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.get(TIME)
+        monkeypatch.undo()
+        assert (await http.get(TIME)).status_code == 200
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == "connection ended: ZeroDivisionError: on purpose"
+
+
 async def test_a_scenario_strikes_when_its_time_has_come():
     scenario = [{"at": 10, "fault": "drop"}, {"at": 4, "fault": "429", "for": 1000}]
     async with simulated(speed=20, scenario=scenario) as simulator, client(simulator) as one:
@@ -356,8 +491,8 @@ def test_scenarios_are_json_or_toml(tmp_path):
     toml, plain = tmp_path / "s.toml", tmp_path / "s.json"
     toml.write_text('[[faults]]\nat = 5\nfault = "halt"\nfor = 60\n')
     plain.write_text('[{"at": 5, "fault": "halt", "for": 60}]')
-    assert read_scenario(toml) == read_scenario(plain)
-    assert read_scenario(None) == []
+    assert read_scenario(toml, ()) == read_scenario(plain, ())
+    assert read_scenario(None, ()) == []
 
 
 @pytest.mark.parametrize(
@@ -370,6 +505,11 @@ def test_scenarios_are_json_or_toml(tmp_path):
         ('[{"at": 1, "fault": "lose", "share": 2}]', "'share' is 2"),
         ('[{"at": 1, "fault": "mute", "channel": "tea"}]', "unknown channel tea"),
         ('[{"at": 1, "fault": "mute", "symbols": "BTC-USD"}]', "symbols is 'BTC-USD'"),
+        ('[{"at": 1, "fault": "mute", "symbol": "NOPE-USD"}]', "unknown symbol NOPE-USD"),
+        ('[{"at": 1, "fault": "mute", "for": 1e308}]', "'for' is 1e+308, use 0 to 604800"),
+        ('[{"at": 1e300, "fault": "drop"}]', "entry 1: 'at' is 1e+300"),
+        ('[{"at": true, "fault": "drop"}]', "entry 1: 'at' is True"),
+        ("[" * 100_000, "s.json"),
         ('{"at": 1}', "must be a list"),
         ("[1]", "entry 1 is not an object"),
         ("[", "s.json"),
@@ -379,11 +519,11 @@ def test_a_bad_scenario_is_refused_in_one_line(tmp_path, text, message):
     path = tmp_path / "s.json"
     path.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
-        read_scenario(path)
+        read_scenario(path, {"BTC-USD"})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_fault_can_be_asked_for_by_name_alone(kind):
-    assert read_fault({"fault": kind}).kind == kind
+    assert read_fault({"fault": kind}, ()).kind == kind

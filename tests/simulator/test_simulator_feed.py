@@ -132,7 +132,7 @@ def test_no_stamp_goes_back_whatever_happens():
         bench.run(7.3)
         ears.append(bench.ear(("ticker", "candles", "market_trades")[step % 3], "BTC-USD"))
         if step == 20:
-            bench.feed.inject(read_fault({"fault": "halt", "for": 30}))
+            bench.feed.inject(read_fault({"fault": "halt", "for": 30}, ()))
     for ear in ears:
         times = [frame.time for frame in ear.heard]
         assert times == sorted(times)

@@ -12,11 +12,12 @@ from typing import Any, cast
 
 import attrs
 import pytest
+import redis.exceptions
 import trio
 from trio.testing import MockClock
 
 from livermore.adapters import store
-from livermore.adapters.redis import DIGESTS, Call, Redis
+from livermore.adapters.redis import DIGESTS, Call, Redis, key_of
 from livermore.errors import RestError, StoreError
 from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Candle, Kind, Series
@@ -64,6 +65,8 @@ class World:
     """Whether REST has the candle of a slot, or how it fails."""
     omits: frozenset[int] = frozenset()
     away: bool = False
+    foreign: set[str] = attrs.Factory(set)
+    """Keys that hold somebody else's value."""
     seconds: float = 0.0
     """How long REST takes."""
     repairs: Repairs = attrs.field(init=False)
@@ -102,15 +105,20 @@ class World:
         return [self._one(call) for call in calls]
 
     async def run_each(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
-        try:
-            return await self.run(calls, lane)
-        except StoreError as error:
-            return [error] * len(calls)
+        replies: list[Any] = []
+        for call in calls:
+            try:
+                replies += await self.run([call], lane)
+            except StoreError as error:
+                replies.append(error)
+        return replies
 
     async def one(self, *call: Any, lane: str = "read") -> Any:
         return (await self.run([call], lane))[0]
 
     def _one(self, call: Call) -> Any:
+        if key_of(call) in self.foreign:
+            raise wrong_type()
         match call:
             case ("EVALSHA", digest, _, key, _, first, last, ms) if digest == DIGESTS["survey"]:
                 return self._survey(self._series(key), int(first), int(last), int(ms))
@@ -189,6 +197,12 @@ class Asking:
         question = Question(trio.current_time(), native, timeframe, first, last, lane)
         self.world.questions.append(question)
         return await self.world.candles_of(question)
+
+
+def wrong_type() -> StoreError:
+    error = StoreError("a key of ours holds another type of value")
+    error.__cause__ = redis.exceptions.ResponseError("WRONGTYPE Operation against a key")
+    return error
 
 
 @attrs.define
@@ -478,3 +492,54 @@ async def test_a_doubt_that_no_reply_decides_is_looked_at_three_times_a_minute_a
     moments = [question.moment for question in world.questions]
     assert len(moments) == 3
     assert all(later - earlier >= 60 for earlier, later in itertools.pairwise(moments))
+
+
+# -- keys of somebody else ----------------------------------------------------------------------
+
+
+async def test_a_series_whose_key_is_somebody_elses_keeps_no_other_from_its_repair(
+    autojump_clock: MockClock, world: World
+):
+    foreign = store.keys(of(BTC)).candles
+    world.foreign.add(foreign)
+    lacking = await world.repairs.scan([of(BTC), of(ETH)], "test")
+    assert lacking == 1
+    assert list(world.repairs.foreign) == [of(BTC)]
+    world.repairs.add(of(BTC), world.slot(0), world.slot(0), "test", Lane.LIVE)
+    await repaired(world, 30)
+    assert {question.native for question in world.questions} == {ETH}
+    assert len(world.candles[of(ETH)]) >= 300
+    world.foreign.clear()
+    await world.repairs.scan([of(BTC), of(ETH)], "test")
+    assert not world.repairs.foreign
+    await repaired(world, 30)
+    assert len(world.candles[of(BTC)]) >= 300
+
+
+async def test_a_ledger_of_somebody_else_is_written_once_it_is_ours_again(
+    autojump_clock: MockClock, world: World
+):
+    world.foreign.add("gaps:coinbase")
+    world.put(of(BTC), world.slot(250), world.slot(0))
+    await world.repairs.read_ledger()
+    world.repairs.add(of(BTC), world.slot(5), world.slot(4), "test", Lane.REPAIR)
+    await repaired(world, 10)
+    assert world.slot(4) in world.candles[of(BTC)]
+    assert not world.repairs.open_gaps
+    assert not world.repairs.wanting
+    assert not world.gaps
+    world.foreign.clear()
+    await repaired(world, 10)
+    [entry] = world.ledger()
+    assert entry["outcome"] == "filled"
+
+
+async def test_a_budget_of_somebody_else_costs_no_attempt(autojump_clock: MockClock, world: World):
+    world.answer = lambda _: wrong_type()
+    world.put(of(BTC), world.slot(250), world.slot(0))
+    world.repairs.add(of(BTC), world.slot(5), world.slot(4), "test", Lane.REPAIR)
+    await repaired(world, 60)
+    assert [gap.attempts for gap in world.repairs.open_gaps] == [0]
+    world.answer = lambda _: True
+    await repaired(world, 20)
+    assert not world.repairs.open_gaps

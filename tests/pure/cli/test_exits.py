@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from livermore import errors
-from livermore.cli import complain, exit_code
+from livermore.cli import complain
 from livermore.cli.output import number
-from livermore.errors import LivermoreError
+from livermore.errors import LivermoreError, exit_code
 
 CODES: list[tuple[LivermoreError, int]] = [
     (errors.LivermoreError("x"), 1),

@@ -18,9 +18,10 @@ def test_an_unknown_exchange_is_refused_with_the_nearest_and_the_known_ones() ->
     with pytest.raises(UsageError) as refused:
         dialect("conbase")
     assert "'conbase': did you mean coinbase?" in str(refused.value)
-    with pytest.raises(UsageError) as refused:
-        dialect("zzzzzz")
-    assert "did you mean" not in str(refused.value)
+    for other in ("zzzzzz", "binance", "bitbase"):
+        with pytest.raises(UsageError) as refused:
+            dialect(other)
+        assert "did you mean" not in str(refused.value)
     assert all(name in str(refused.value) for name in DIALECTS)
 
 

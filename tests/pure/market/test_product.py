@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livermore.errors import UnknownSymbol
-from livermore.market.product import Product, dollar_rates, resolve, top
+from livermore.market.product import Product, aliases, dollar_rates, resolve, top, unknown_symbol
 
 
 def product(
@@ -82,6 +82,41 @@ def test_an_unknown_symbol_is_refused_with_the_nearest() -> None:
         resolve(LISTED, ["ETH-USD", "btcusd"])
     with pytest.raises(UnknownSymbol, match=r"^unknown symbol QQQQ$"):
         resolve(LISTED, ["QQQQ"])
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("BCT-USD", ": did you mean BTC-USD?"),
+        ("BTC-USDC", ": did you mean BTC-USD or BTC-EUR?"),
+        ("BTC-UDS", ": did you mean BTC-USD or BTC-EUR?"),
+        ("BTC", ": did you mean BTC-EUR or BTC-USD?"),
+        ("DOGEUSD", ": did you mean DOGE-USD?"),
+        ("DOG-USD", ": did you mean DOGE-USD?"),
+        ("NOPE-USD", ""),
+        ("NOPEUSD", ""),
+        ("-USD", ""),
+        ("", ""),
+    ],
+)
+def test_a_hint_compares_bases_not_the_quote_most_share(written: str, hint: str) -> None:
+    listed = ["BTC-USD", "BTC-EUR", "DOGE-USD", "ETH-USD"]
+    if written == "BCT-USD":
+        listed.remove("BTC-EUR")
+    assert unknown_symbol(written, listed) == f"unknown symbol {written}{hint}"
+
+
+def test_the_other_names_of_followed_markets_are_known() -> None:
+    listed = [
+        product("A-USD"),
+        product("A-USDC", alias="A-USD"),
+        product("A-X", alias="A-USDC"),
+        product("B-USD"),
+        product("B-USDC", alias="B-USD"),
+        product("C-USDC", alias="C-USD"),
+    ]
+    followed = [listed[0], listed[5]]
+    assert aliases(listed, followed) == {"A-USDC": "A-USD", "A-X": "A-USD"}
 
 
 def test_the_most_traded_come_first_and_no_more_than_asked() -> None:

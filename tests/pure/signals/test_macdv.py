@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from livermore.errors import MalformedMessage
 from livermore.signals.macdv import Steps, advance, replay
-from livermore.signals.state import Ints, State, States
+from livermore.signals.state import Ints, State, States, decode_state
 
 TF = 300_000
 START = 1_700_000_100_000
@@ -220,7 +220,7 @@ def test_grouping_and_restarts_do_not_change_a_bit(many, seed):
             k = random.randrange(len(many))
             saved = states.to_json(home[k])
             home[k] = int(states.extend(random.randint(1, 3))[0])
-            states.put(np.array([home[k]]), States.from_json(saved))
+            states.put(np.array([home[k]]), from_json(saved))
             assert states.to_json(home[k]) == saved
     for k, series in enumerate(many):
         alone = one_by_one(series)
@@ -433,16 +433,20 @@ def test_values_and_rows_are_the_same_thing(series, data):
 def test_a_damaged_state_is_refused_or_sound(data):
     bar = ramp(1)[0]
     text = bytearray(state_json := restored(ramp(data.draw(st.sampled_from([0, 5, 20, 30, 70])))))
-    assert States.from_json(state_json).to_json(0) == state_json
+    assert from_json(state_json).to_json(0) == state_json
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text) - 1))
         text[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
     try:
-        states = States.from_json(bytes(text))
+        states = from_json(bytes(text))
     except MalformedMessage:
         return
-    assert States.from_json(states.to_json(0)).state(0) == states.state(0)
+    assert from_json(states.to_json(0)).state(0) == states.state(0)
     give(states, [0], [Bar(2**62, bar.high, bar.low, bar.close, False)])
+
+
+def from_json(data: bytes) -> States:
+    return States.of([decode_state(data)])
 
 
 def restored(series: list[Bar]) -> bytes:
@@ -486,7 +490,7 @@ def test_a_state_no_candles_lead_to_is_refused(damage):
     )
     assert (sound["values"], sound["calm"]) == (35, 35)
     with pytest.raises(MalformedMessage):
-        States.from_json(msgspec.json.encode(sound | damage))
+        from_json(msgspec.json.encode(sound | damage))
 
 
 @pytest.mark.parametrize(
@@ -494,7 +498,7 @@ def test_a_state_no_candles_lead_to_is_refused(damage):
 )
 def test_what_is_no_state_is_refused(text):
     with pytest.raises(MalformedMessage):
-        States.from_json(text)
+        from_json(text)
     whole = restored(ramp(60)).replace(b'"close":', b'"close":1e999,"was":')
     with pytest.raises(MalformedMessage):
-        States.from_json(whole)
+        from_json(whole)
