@@ -74,7 +74,9 @@ class Dialect:
     """After connecting, when the exchange hangs up on a silent client."""
     products_per_connection: int
     messages_per_second: float
-    """Frames we may send on a connection."""
+    """Frames we may send."""
+    messages_shared: bool = False
+    """Whether that counts all connections of an address together, or each alone."""
     maximum_message: int = 16 * 1024 * 1024
     """Bytes; a larger frame ends the connection."""
 

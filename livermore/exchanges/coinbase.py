@@ -670,6 +670,7 @@ COINBASE = Dialect(
     # socket or one missing sequence number puts in doubt stays small.
     products_per_connection=100,
     messages_per_second=6.0,  # documented: 8 per address, which a second connection shares
+    messages_shared=True,
     rest_per_second=10.0,  # public, per address; from older documentation
     rest_rows=300,
     empties_omitted=True,

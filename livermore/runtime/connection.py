@@ -58,6 +58,20 @@ class Health:
 
 
 @attrs.define
+class Pace:
+    """Turns to send a frame, evenly spaced; shared where all connections count together."""
+
+    per_second: float
+    _next: float = 0.0
+
+    async def turn(self) -> None:
+        """Wait until a frame may be sent."""
+        at = max(trio.current_time(), self._next)
+        self._next = at + 1 / self.per_second
+        await trio.sleep_until(at)
+
+
+@attrs.define
 class Connection:
     """Carries one shard: ``natives`` are the exchange's product ids."""
 
@@ -69,6 +83,11 @@ class Connection:
     wake: Callable[[], None]
     changed: Callable[[State], None]
     malformed: Callable[[MalformedMessage], None]
+    pace: Pace = attrs.field()
+
+    @pace.default
+    def _own_pace(self) -> Pace:
+        return Pace(self.dialect.messages_per_second)
 
     async def live(self) -> None:
         """Raises :class:`ConnectionLost` or :class:`Stalled` when the socket's life is over."""
@@ -94,9 +113,8 @@ class Connection:
         """Send every subscription, in order and paced; returns what must be acknowledged."""
         subscriptions: Sequence[Subscription] = self.dialect.subscribe(self.natives)
         waiting: dict[str, set[str]] = {}
-        for sent, subscription in enumerate(subscriptions):
-            if sent:
-                await trio.sleep(1 / self.dialect.messages_per_second)
+        for subscription in subscriptions:
+            await self.pace.turn()
             await socket.send(subscription.frame)
             if subscription.natives:
                 waiting.setdefault(subscription.channel, set()).update(subscription.natives)

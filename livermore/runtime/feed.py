@@ -34,7 +34,7 @@ from livermore.market.clock import ExchangeClock
 from livermore.market.product import Product, aliases, resolve, top
 from livermore.market.tracker import Pending, Tracker
 from livermore.runtime.backoff import Backoff
-from livermore.runtime.connection import Connection, Health, State
+from livermore.runtime.connection import Connection, Health, Pace, State
 from livermore.runtime.journal import WAITING, Journal
 from livermore.runtime.lease import Lease
 from livermore.runtime.readings import Readings
@@ -87,6 +87,7 @@ class Feed:
         self._history_said = False
         self._say_history_at = 0.0
         self._scan_wanted = trio.Event()
+        self._pace = Pace(plan.dialect.messages_per_second)
         self._unsaid: list[Call] = []
         """Lifecycle messages that Redis did not take."""
         self._away_said = False
@@ -395,9 +396,11 @@ class Feed:
             health.error = why
             health.reconnects += 1
 
+        dialect = self.plan.dialect
+        pace = self._pace if dialect.messages_shared else Pace(dialect.messages_per_second)
         connection = Connection(
             self.plan.dialect, self.plan.websocket_url, [p.native for p in products],
-            tracker, health, writer.wake, changed, malformed,
+            tracker, health, writer.wake, changed, malformed, pace,
         )  # fmt: skip
         await supervise(
             f"connection {health.name}", connection.live, self.journal,

@@ -381,8 +381,10 @@ class Readings:
                 head.version = known.version
                 if known.edge_time is not None and candles:
                     after, before = edge_states(known)
-                    if candles[0].open_time == known.edge_time:
+                    if candles[0].open_time <= known.edge_time:
+                        # What is older than the edge is in the state before it.
                         start = States.of([before])
+                        candles = [c for c in candles if c.open_time >= known.edge_time]
                     elif candles[0].open_time > known.edge_time:
                         start = States.of([after])
             except MalformedMessage:

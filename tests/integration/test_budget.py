@@ -233,3 +233,22 @@ async def test_a_clock_of_redis_that_went_back_does_not_stop_the_budget(budget):
     await budget.redis.one(*far)
     with trio.fail_after(1):
         await budget.grant(Lane.BY_HAND)
+
+
+async def test_grants_that_waited_together_are_not_spent_together(budget, monkeypatch):
+    async def at_once(*_: object) -> list[list[int]]:
+        await trio.lowlevel.checkpoint()
+        return [[1, 0]]  # as when six replies were read after one long pause
+
+    monkeypatch.setattr(budget.redis, "run", at_once)
+    moments: list[float] = []
+
+    async def ask() -> None:
+        await budget.grant(Lane.REPAIR)
+        moments.append(trio.current_time())
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(ask)
+    assert max(moments) - min(moments) > 5 * 0.9 / PER_SECOND * 0.99

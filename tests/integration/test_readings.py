@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from livermore.adapters import store
@@ -497,6 +497,16 @@ STEPS = st.lists(
 
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@example(  # a correction of the oldest candle together with the edge computed before it
+    before=996,
+    sparse=False,
+    steps=[
+        *([("append", 1, False)] * 4),
+        ("crash", 1, False),
+        ("append", 1, False),
+        ("correct", 1000, False),
+    ],
 )
 @given(steps=STEPS, before=st.sampled_from([0, 55, 996, 999]), sparse=st.booleans())
 def test_a_reading_is_the_recursion_from_the_anchor_whatever_happened(

@@ -18,7 +18,7 @@ from livermore.market.candle import Series
 from livermore.market.timeframe import Timeframe
 from livermore.market.tracker import Tracker
 from livermore.runtime import connection as module
-from livermore.runtime.connection import Connection, Health, State
+from livermore.runtime.connection import Connection, Health, Pace, State
 
 NATIVES = ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD")
 CHANNELS = ("candles", "market_trades", "ticker")
@@ -291,3 +291,23 @@ async def test_the_tracker_hears_of_both_ends_of_the_connection(
             assert told == ["connected"]
             nursery.cancel_scope.cancel()
     assert told == ["connected", "lost"]
+
+
+async def test_connections_of_one_address_share_one_pace(autojump_clock: MockClock) -> None:
+    pace = Pace(6.0)
+    moments: list[float] = []
+
+    async def connection() -> None:
+        for _ in range(4):
+            await pace.turn()
+            moments.append(trio.current_time())
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(connection)
+    begun = moments[0]
+    assert all(sum(1 for other in moments if 0 <= other - moment < 1) <= 7 for moment in moments), (
+        "Coinbase allows 8 in a second"
+    )
+    assert moments[-1] - begun < 2, "and no time is lost"

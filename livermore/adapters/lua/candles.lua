@@ -32,12 +32,8 @@ local function note(name, value)
 end
 if tonumber(ARGV[1]) > epoch then note('epoch', ARGV[1]) end
 -- The same edge may come again with another state: the candle at it was corrected.
-if ARGV[8] ~= '' and (not edge_time or tonumber(ARGV[8]) >= edge_time) then
-  edge_time = tonumber(ARGV[8])
-  note('edge_time', ARGV[8])
-  note('edge', ARGV[9])
-  note('base', ARGV[10])
-end
+local new_edge = tonumber(ARGV[8])
+if new_edge and edge_time and new_edge < edge_time then new_edge = nil end
 
 local NUMBER = '[%d.e+-]+'
 local PATTERN = '^{"open_time":(%d+),("open":N,"high":N,"low":N,"close":N),"volume":(N),"kind":"(%a+)","evidence":"(%a+)","as_of":(%d+),"revision":(%d+)}$'
@@ -112,8 +108,10 @@ end
 local codes, changed, corrected, hold = {}, false, false, false
 local function correct(time)
   corrected = true
-  -- What the replay edge absorbed is no longer so: nothing may go before a new edge is known.
+  -- What the replay edge absorbed is no longer so: nothing may go before a new edge is known, and
+  -- an edge that was computed before this correction is not that one.
   if edge_time and time <= edge_time then hold = true end
+  if new_edge and time <= new_edge then new_edge = nil end
 end
 for i = 11, #ARGV, 5 do
   local stamp, prices, volume, rank, as_of = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4]
@@ -185,6 +183,14 @@ for i = 11, #ARGV, 5 do
     end
   end
   codes[#codes + 1] = code
+end
+
+if new_edge then
+  edge_time = new_edge
+  hold = false
+  note('edge_time', ARGV[8])
+  note('edge', ARGV[9])
+  note('base', ARGV[10])
 end
 
 local oldest = ''
