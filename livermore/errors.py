@@ -16,7 +16,7 @@
     ├── RestError                 -> wait and ask again
     │   └── RateLimited           -> wait as long as told
     ├── StoreError                -> wait: Redis is away, full, read-only or not a Redis
-    │   ├── StoreUnusable         -> exit 4 at the start: it answers, but it is not what we need
+    │   ├── StoreUnusable         -> exit 4: it answers, but it is not what we need
     │   └── Fenced                -> end this feed: a newer holder writes this exchange
     └── LeaseLost                 -> stop writing at once, then ask for the lease again
 """
