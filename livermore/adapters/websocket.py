@@ -136,14 +136,30 @@ async def _dial(url: str) -> tuple[Stream, str, str]:
         with trio.fail_after(CONNECT_TIMEOUT):
             port = parts.port or (443 if secure else 80)
             tcp = await trio.open_tcp_stream(parts.hostname, port)
+            stream = await _secured(tcp, parts.hostname) if secure else tcp
     except (OSError, trio.TooSlowError, ValueError) as error:
         raise ConnectionLost(f"cannot connect to {url}: {_said(error)}") from error
-    stream = tcp
-    if secure:
-        context = ssl.create_default_context()
-        stream = trio.SSLStream(tcp, context, server_hostname=parts.hostname, https_compatible=True)
     resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return stream, parts.netloc.rpartition("@")[2], resource
+
+
+async def _secured(tcp: trio.SocketStream, hostname: str) -> trio.SSLStream[trio.SocketStream]:
+    """TLS over ``tcp``; raises ``ssl.SSLError``.
+
+    The handshake is done here: where the library does it, a certificate that is not accepted
+    looks like a server that never answers.
+    """
+    context = ssl.create_default_context()
+    stream = trio.SSLStream(tcp, context, server_hostname=hostname, https_compatible=True)
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError as broken:
+        await trio.aclose_forcefully(tcp)
+        raise ssl.SSLError(str(broken.__cause__ or broken)) from broken
+    except BaseException:
+        await trio.aclose_forcefully(tcp)
+        raise
+    return stream
 
 
 def _said(error: BaseException) -> str:
