@@ -388,9 +388,8 @@ class Readings:
                     elif candles[0].open_time > known.edge_time:
                         start = States.of([after])
             except MalformedMessage:
-                start = States.fresh(
-                    1
-                )  # a damaged state: the oldest stored candle becomes the anchor
+                # A damaged state: the oldest stored candle becomes the anchor.
+                start = States.fresh(1)
             if candles:
                 found.append((one, candles, start))
         if not found:

@@ -331,8 +331,8 @@ class Repairs:
         self._busy.add(gap.name)
         return gap
 
-    def _take_look(self) -> tuple[Series, int, int, int, str] | None:
-        """Suspect slots of one series that are due: series, first, last, count, cause."""
+    def _take_look(self) -> tuple[Series, int, int, str] | None:
+        """Suspect slots of one series that are due: series, first, last, cause."""
         now = self._clock()
         if now is None or not self._looks:
             return None
@@ -349,17 +349,15 @@ class Repairs:
         first = newest
         span = (self._dialect.rest_rows - 1) * series.timeframe.ms
         cause = self._looks[series, newest][1]
-        count = 0
         for open_time in slots:
             if newest - open_time <= span:
                 first = min(first, open_time)
-                count += 1
                 del self._looks[series, open_time]
-        return series, first, newest, count, cause
+        return series, first, newest, cause
 
-    async def _look(self, look: tuple[Series, int, int, int, str]) -> None:
+    async def _look(self, look: tuple[Series, int, int, str]) -> None:
         """Compare stored slots with REST; its word replaces ours."""
-        series, first, last, _, cause = look
+        series, first, last, cause = look
         slots = range(first, last + 1, series.timeframe.ms)
         again = [Suspect(series, open_time, cause) for open_time in slots]
         try:
