@@ -38,8 +38,8 @@ def fold(parent: Series, open_time: int, children: Sequence[Candle]) -> Candle |
     first, last = children_range(parent.timeframe, open_time)
     if [c.open_time for c in children] != list(range(first, last + 1, child.ms)):
         return None
-    evidence = min(c.evidence for c in children)
-    as_of = max(c.as_of for c in children)
+    weakest = min(children, key=lambda c: c.strength)
+    evidence, as_of = weakest.evidence, weakest.as_of
     traded = [c for c in children if c.kind is Kind.TRADED]
     if not traded:
         price = children[-1].close

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterable, Iterator
 
 import attrs
@@ -10,12 +11,15 @@ import msgspec
 
 from livermore.errors import MalformedMessage
 from livermore.market.candle import Series
+from livermore.market.certificate import Compared
 from livermore.market.timeframe import Timeframe
 
 SECOND_LOOK = 60_000
 """Two REST replies at least this far apart (ms) that omit a slot prove it empty."""
 SETTLED = 120_000
 """A REST reply asked for this long (ms) after a slot's end proves it empty by a newer row."""
+VERIFY = "to be verified"
+"""The cause of a range of the ledger that lacks nothing: a person wants it compared with REST."""
 
 
 class Lane(enum.IntEnum):
@@ -55,11 +59,14 @@ class Gap:
     outcome: Outcome = Outcome.OPEN
     ended: int | None = None
     note: str = ""
+    compared: Compared | None = None
+    """What came of comparing it, where its cause is :data:`VERIFY`."""
 
     @property
     def name(self) -> str:
         """Its field in the ledger."""
-        return f"{self.series.symbol}:{self.series.timeframe.value}:{self.first}"
+        name = f"{self.series.symbol}:{self.series.timeframe.value}:{self.first}"
+        return f"{name}:verify" if self.cause == VERIFY else name
 
     @property
     def slots(self) -> int:
@@ -81,6 +88,7 @@ class _Row(msgspec.Struct, omit_defaults=True):
     outcome: str = "open"
     ended: int | None = None
     note: str = ""
+    compared: tuple[int, int, int, int, int, int, int] | None = None
 
 
 _decoder = msgspec.json.Decoder(_Row)
@@ -93,10 +101,12 @@ def encode_gap(gap: Gap) -> bytes:
             gap.series.symbol, gap.series.timeframe.value, gap.first, gap.last, gap.cause,
             gap.found, int(gap.lane), gap.attempts, gap.next_try, gap.omitted_at,
             gap.outcome.value, gap.ended, gap.note,
+            gap.compared.figures if gap.compared else None,  # type: ignore[arg-type]
         )
     )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=16_384)  # the ledger is read every few seconds, most of it unchanged
 def decode_gap(exchange: str, text: bytes) -> Gap:
     """An entry of the ledger; raises :class:`MalformedMessage` when it is not one of ours."""
     try:
@@ -105,6 +115,7 @@ def decode_gap(exchange: str, text: bytes) -> Gap:
         gap = Gap(
             series, row.first, row.last, row.cause, row.found, Lane(row.lane), row.attempts,
             row.next_try, row.omitted_at, Outcome(row.outcome), row.ended, row.note,
+            Compared(*row.compared) if row.compared else None,
         )  # fmt: skip
     except (msgspec.MsgspecError, ValueError) as error:
         raise MalformedMessage(f"gaps:{exchange} holds what is no gap ({error})", text) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -17,6 +17,8 @@ OBSERVED = 200
 """Traded candles wanted; history is deepened until they are there."""
 DEEPEST = 1000
 """Slots behind the newest that are ever asked for."""
+BELATED = 300_000
+"""After a slot's end (ms), until when a reply may be behind what the stream told of it."""
 
 
 @attrs.frozen
@@ -40,6 +42,12 @@ class Page:
     unproved: tuple[int, ...]
     """Ended slots of the range the reply omits without proving them empty."""
     impossible: int = 0
+    newest: int = -1
+    """Open time of the reply's newest row: only that one can be half a candle."""
+    omitted: frozenset[int] = frozenset()
+    """Slots of ``candles`` that are proved empty by having no row."""
+    kept: tuple[int, ...] = ()
+    """Slots the reply shows otherwise than held, and does not decide, see :func:`against`."""
 
 
 def read_page(
@@ -85,6 +93,7 @@ def read_page(
         if end <= asked_at and (there is None or there.volume < candle.volume):
             known[row.open_time] = attrs.evolve(candle, evidence=rest_evidence(end, asked_at))
     candles: list[Candle] = []
+    proved_empty: list[int] = []
     unproved: list[int] = []
     # The seam candle before the range may be in the reply and gives the price to start from.
     price = known[first - ms].close if first - ms in known else price_before
@@ -102,10 +111,38 @@ def read_page(
             price = there.close
         elif omits_empties and omitted and price is not None:
             candles.append(empty(series, open_time, price, Evidence.REST, asked_at))
+            proved_empty.append(open_time)
         else:
             unproved.append(open_time)
             price = None  # perhaps it traded: what comes after it has no known price
-    return Page(tuple(candles), tuple(unproved), impossible)
+    return Page(
+        tuple(candles), tuple(unproved), impossible, newest, omitted=frozenset(proved_empty)
+    )
+
+
+def against(page: Page, held: Mapping[int, Candle], asked_at: int) -> Page:
+    """``page`` without what a reply that is cached or lacks rows cannot say against ``held``.
+
+    Trades that were seen happened: a reply without a row does not make their slot empty. And the
+    newest row may be half a candle. Where it shows less volume than is held, ours stays while the
+    reply is behind what is held or was asked for within :data:`BELATED` of the slot's end.
+    """
+    traded = {t for t, one in held.items() if one.kind is Kind.TRADED and one.evidence}
+    behind = page.newest < max(traded, default=-1)
+
+    def stays(candle: Candle) -> bool:
+        if candle.open_time not in traded:
+            return False
+        if candle.open_time in page.omitted:
+            return True
+        there = held[candle.open_time]
+        less = candle.volume < there.volume and not candle.same_values(there)
+        young = asked_at - candle.close_time < BELATED
+        return less and candle.open_time == page.newest and (behind or young)
+
+    kept = tuple(candle.open_time for candle in page.candles if stays(candle))
+    left = tuple(candle for candle in page.candles if candle.open_time not in kept)
+    return attrs.evolve(page, candles=left, kept=kept)
 
 
 def _candle(series: Series, row: Row, evidence: Evidence, as_of: int) -> Candle:
@@ -132,15 +169,19 @@ def wanted(
     oldest: int | None,
     asked_from: int | None,
     ever: bool = True,
+    traded_from: int | None = None,
 ) -> list[tuple[int, int]]:
     """Ranges of the newest :data:`DEPTH` slots that are worth asking for, newest first.
 
     ``missing`` are the ranges the store lacks in :func:`window`. What lies before the oldest stored
     candle was asked for already from ``asked_from`` on: the exchange had nothing there. Where REST
-    was asked and there never was (``ever``) a candle, the first one will come from the stream.
+    was asked and there never was (``ever``) a candle, the first one will come from the stream, or,
+    where the symbol began to trade at ``traded_from`` in the midst of one, it is asked for.
     """
     if asked_from is not None and not ever:
-        return []
+        if traded_from is None:
+            return []
+        missing = [(max(start, timeframe.floor(traded_from)), end) for start, end in missing]
     first, last = window(timeframe, now)
     ranges: list[tuple[int, int]] = []
     for start, end in missing:
@@ -163,7 +204,7 @@ def deeper(
     """The next range to ask for while fewer than :data:`OBSERVED` are traded, or None.
 
     It ends where ``oldest_traded`` proves that what the reply omits was empty, and fits one page
-    with it.
+    with it; where nothing traded in that page, it goes on a page at a time.
     """
     if traded >= OBSERVED or asked_from is None:
         return None
@@ -172,5 +213,8 @@ def deeper(
     if asked_from <= bottom:
         return None
     newer = asked_from if oldest_traded is None else oldest_traded
-    start = max(bottom, min(asked_from - ms, newer - (DEPTH - 1) * ms))
+    start, page = newer, (DEPTH - 1) * ms
+    while start >= asked_from:
+        start -= page
+    start = max(bottom, start)
     return start, max(asked_from, newer) - ms

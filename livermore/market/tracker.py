@@ -19,8 +19,9 @@ Everything here is synchronous and called from the receive loop.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
 import attrs
@@ -57,12 +58,16 @@ PROVABLE_PAST = 288
 """Slots before the connection that a snapshot of trades may prove."""
 GRACE = 3.0
 """Seconds after connecting in which nothing is given up: snapshots that may prove it will come."""
+DIFFERS = "the candles channel differs"
+"""The cause of what the candle channel contradicts."""
 JOINED = "connected in the middle"
 """The cause of what is not proved by trades because we were not there from the start."""
 KEPT = 3
 """Slots per symbol kept after their end, for late trades and the candle channel's final sample."""
 STEADY = 30_000
 """Stamps further apart (ms) than this, either way, are two clocks with nothing heard between."""
+PACE = 3600.0
+"""Seconds over which a symbol's longest silence is remembered, at least."""
 
 
 @attrs.define
@@ -182,6 +187,42 @@ class _Tape:
     """Open time and close of the newest candle known before the running slot."""
     ticked: dict[int, int] = attrs.Factory(dict)
     """Time of the newest ticker of a slot: where one fell, somebody traded."""
+    ignored: bool = False
+    """Whether the exchange does not serve this symbol: nothing of it is ours to close."""
+    acknowledged_at: float | None = None
+    """Monotonic time since which this connection promises to deliver it."""
+    heard_at: float | None = None
+    """Monotonic time of its newest trades on this connection."""
+    spoke: bool = False
+    """Whether they were news, not a snapshot."""
+    told_at: float | None = None
+    """Monotonic time of the first ticker since then that speaks of a later trade."""
+    unsampled_at: float | None = None
+    """Monotonic time of the first trades of a slot that no sample has followed yet."""
+    unsampled_slot: int = -1
+    longest: float = 0.0
+    longest_before: float = 0.0
+    """Longest silence between trades in seconds: since ``pace_since``, and in the time before."""
+    pace_since: float = 0.0
+
+
+@attrs.frozen
+class Silence:
+    """How long one symbol has been silent on a connection that promises to deliver it, in s."""
+
+    native: str
+    symbol: str
+    since: float
+    """Monotonic time of its newest trades, or of the promise."""
+    seconds: float
+    spoke: bool
+    """Whether it has traded on this connection: a snapshot alone is not that."""
+    usual: float
+    """The longest silence in its last hour or two."""
+    told: float | None
+    """For how long the tickers have spoken of a trade that did not arrive."""
+    unsampled: float | None
+    """For how long its trades have not been followed by a sample of the candle channel."""
 
 
 @attrs.define
@@ -216,6 +257,9 @@ class Tracker:
         self.pending = pending if pending is not None else Pending()
         self.counts = Counts()
         self.rejected: list[str] = []
+        self.witness: Callable[[str, object, float | None], None] | None = None
+        """Hears what this tracker is told beside frames, just before it acts on it."""
+        self._halted = False
         self._settle_after = settle
         self._sample_every = sample_every
         self._sample_delay = sample_delay
@@ -237,31 +281,117 @@ class Tracker:
 
     def connected(self, now: float) -> None:
         """A new connection: its numbering starts anew, and what happened meanwhile is unknown."""
+        self._tell_witness("connected", now=now)
         self._sequence = None
         self._connected = True
         self._patient_until = now + GRACE
 
     def lost(self) -> None:
         """The connection is gone: from the last frame on, trades may be missed."""
+        self._tell_witness("lost")
         self._connected = False
         for tape in self._tapes.values():
             tape.unsure = True
             tape.whole_since = None
+            tape.acknowledged_at = tape.heard_at = tape.told_at = tape.unsampled_at = None
+            tape.spoke = False
 
     def acknowledged(self, natives: Iterable[str], now: float) -> None:
         """The exchange confirmed every channel of these products: they are delivered now."""
+        natives = list(natives)
+        self._tell_witness("acknowledged", natives, now)
         time = self.clock.read(now)
         for native in natives:
             tape = self._tapes.get(native)
             if tape is None or time is None:
                 continue
             tape.whole_since = time
+            tape.acknowledged_at = now
+            if tape.ignored:
+                tape.ignored = False  # served after all: what ended meanwhile is the scan's to find
+                tape.closed_to = tape.first_own = None
             if tape.open:
                 tape.complete_from = time
                 tape.unsure = False
 
+    def ignore(self, native: str) -> None:
+        """The exchange does not serve this symbol: until it does, none of its slots are ours."""
+        self._tell_witness("ignored", native)
+        tape = self._tapes.get(native)
+        if tape is not None:
+            tape.ignored = True
+
+    def doubt(self, native: str) -> None:
+        """This connection does not deliver what the symbol trades, although it promised to.
+
+        What closed since it was heard last is suspect, and nothing of it closes by the clock.
+        """
+        self._tell_witness("doubted", native)
+        tape = self._tapes.get(native)
+        if tape is None:
+            return
+        tape.unsure = True
+        tape.whole_since = None
+        for open_time, candle in tape.closed.items():
+            if candle.close_time > tape.last_time:
+                self._suspect(tape.series, open_time, "its trades do not arrive")
+
+    def silences(self, now: float) -> list[Silence]:
+        """Every symbol this connection promises to deliver, and how long it has been silent."""
+        time = self.clock.read(now) or 0
+        running = time - time % self._timeframe.ms  # the last sample of a slot need not come
+        return [
+            Silence(
+                tape.native,
+                tape.series.symbol,
+                since := max(tape.acknowledged_at, tape.heard_at or 0.0),
+                now - since,
+                tape.spoke,
+                max(tape.longest, tape.longest_before),
+                now - tape.told_at if tape.told_at is not None else None,
+                now - tape.unsampled_at
+                if tape.unsampled_at is not None and tape.unsampled_slot == running
+                else None,
+            )
+            for tape in self._tapes.values()
+            if tape.acknowledged_at is not None and not tape.ignored
+        ]
+
+    def held(self, native: str, open_time: int) -> float | None:
+        """Volume of a slot as we hold it; None where that is not known from its start on."""
+        tape = self._tapes.get(native)
+        if tape is None:
+            return None
+        closed = tape.closed.get(open_time)
+        if closed is not None:
+            return closed.volume
+        if not self._is_whole(tape, open_time) or tape.ahead:
+            return None
+        slot = tape.slots.get(open_time)
+        return float(slot.volume) if slot is not None else 0.0
+
+    @property
+    def newest_trade(self) -> int:
+        """Exchange time (ms) at which the newest trade of any symbol arrived; -1 before one did."""
+        return max((tape.arrived for tape in self._tapes.values()), default=-1)
+
+    @property
+    def halted(self) -> bool:
+        """Whether nothing trades at all: an empty slot is then not assumed, REST is asked."""
+        return self._halted
+
+    @halted.setter
+    def halted(self, halted: bool) -> None:
+        self._tell_witness("halted" if halted else "resumed")
+        self._halted = halted
+
+    def _tell_witness(self, what: str, about: object = None, now: float | None = None) -> None:
+        if self.witness is not None:
+            self.witness(what, about, now)
+
     def learn(self, candle: Candle) -> None:
         """A candle the store holds: its close is where the next slot starts from."""
+        self._tell_witness("learned", candle)
         tape = self._by_series.get(candle.series)
         if tape is not None and (tape.before is None or tape.before[0] <= candle.open_time):
             tape.before = (candle.open_time, candle.close)
@@ -298,6 +428,7 @@ class Tracker:
 
     def tick(self, now: float) -> None:
         """Close what is due although no frame came."""
+        self._tell_witness("tick", now=now)
         self._now = now
         self._settle_due(self.clock.read(now))
 
@@ -336,6 +467,8 @@ class Tracker:
                     tape.ticked[slot] = event.time
                     while len(tape.ticked) > KEPT:
                         del tape.ticked[min(tape.ticked)]
+                if tape.told_at is None and event.time > tape.arrived + TICKED:
+                    tape.told_at = now
             self.pending.tickers[tape.series.symbol] = event
         elif isinstance(event, Sample):
             tape = self._tapes.get(event.native)
@@ -353,6 +486,12 @@ class Tracker:
     def _take_trades(self, tape: _Tape, event: Trades, stamp: int | None, now: float) -> None:
         trades = event.trades
         time = self.clock.read(now)
+        self._keep_pace(tape, -1 if event.snapshot else trades[-1].time, now)
+        tape.spoke = tape.spoke or not event.snapshot
+        if event.snapshot:  # what it shows of the past is the first thing known of its pace
+            times = [trade.time for trade in trades] + ([] if time is None else [time])
+            apart = [later - earlier for earlier, later in itertools.pairwise(times)]
+            tape.longest = max([tape.longest, *(gap / 1000 for gap in apart)])
         if time is not None:
             self._own(tape, time)
             trades = [trade for trade in trades if trade.time <= time + BELIEVED]
@@ -366,6 +505,17 @@ class Tracker:
             self._prove_past(tape, time)
         self._settle(tape, time)
         self._show_forming(tape, time)
+
+    def _keep_pace(self, tape: _Tape, newest: int, now: float) -> None:
+        if tape.heard_at is not None:
+            tape.longest = max(tape.longest, now - tape.heard_at)
+        if now - tape.pace_since > PACE:
+            tape.longest_before, tape.longest, tape.pace_since = tape.longest, 0.0, now
+        tape.heard_at = now
+        tape.told_at = None
+        slot = newest - newest % self._timeframe.ms
+        if newest >= 0 and (tape.unsampled_at is None or slot > tape.unsampled_slot):
+            tape.unsampled_at, tape.unsampled_slot = now, slot
 
     def _take_believed(self, tape: _Tape, trades: list[Trade], snapshot: bool) -> None:
         first, last = trades[0].trade_id, trades[-1].trade_id
@@ -552,6 +702,7 @@ class Tracker:
         if sample.snapshot and open_time != heard - heard % self._timeframe.ms:
             return  # snapshots are lossy and late: only the running slot counts
         known = tape.samples.get(open_time)
+        tape.unsampled_at = None
         if known is not None and (known[0] > heard or sample.volume < known[1].volume):
             return
         tape.samples[open_time] = (heard, sample)
@@ -559,7 +710,7 @@ class Tracker:
             del tape.samples[min(tape.samples)]
         closed = tape.closed.get(open_time)
         if closed is not None and _contradicts(heard, sample, closed):
-            self._suspect(tape.series, open_time, "the candles channel differs")
+            self._suspect(tape.series, open_time, DIFFERS)
         if not sample.snapshot:
             self._join(tape, sample, heard)
         self._settle(tape, time)
@@ -651,7 +802,7 @@ class Tracker:
 
     def _settle(self, tape: _Tape, time: int | None) -> None:
         """Close, or give up, every slot of one symbol that can be decided at ``time``."""
-        if time is None:
+        if time is None or tape.ignored:
             return
         ms = self._timeframe.ms
         tape.closed_to = self._own(tape, time)
@@ -698,6 +849,8 @@ class Tracker:
         if ticked >= open_time + TICKED and ticked > tape.arrived + TICKED:
             return False  # somebody traded and we did not see it
         if open_time not in tape.slots:
+            if self.halted:
+                return False
             sample = tape.samples.get(open_time)
             if sample is not None and sample[1].volume > 0:
                 return False
@@ -721,7 +874,7 @@ class Tracker:
             self._suspect(tape.series, open_time, JOINED)  # verified first
         sampled = tape.samples.get(open_time)
         if sampled is not None and _contradicts(*sampled, candle):
-            self._suspect(tape.series, open_time, "the candles channel differs")
+            self._suspect(tape.series, open_time, DIFFERS)
 
     def _candle(self, tape: _Tape, open_time: int, as_of: int) -> Candle | None:
         """The slot as its trades make it, flat when there are none."""
@@ -799,6 +952,8 @@ class Tracker:
             cause = JOINED
         elif tape.unsure or tape.ahead:
             cause = "frames were lost"
+        elif self.halted:
+            cause = "nothing trades"
         else:
             cause = "trades seen elsewhere did not arrive"
         tape.missed[open_time] = None

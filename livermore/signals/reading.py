@@ -61,6 +61,8 @@ class Reading(msgspec.Struct, frozen=True):
     warm: bool
     withheld: str | None
     """Why there are no numbers and no stage; null where there are."""
+    halted: bool = False
+    """Whether the exchange was halted when this was computed: nothing of it traded."""
 
 
 class _Carrier(msgspec.Struct, frozen=True):
@@ -81,6 +83,7 @@ def build_readings(
     symbols: Sequence[str],
     timeframes: Sequence[Timeframe],
     revisions: Sequence[int],
+    halted: bool = False,
 ) -> list[tuple[Reading, bytes]]:
     """The readings of ``rows`` at their newest candles, with their JSON, in the order of ``rows``.
 
@@ -140,6 +143,7 @@ def build_readings(
             state.count,
             warm,
             reason,
+            halted,
         )
         built.append((reading, encode_reading(reading, state)))
     return built

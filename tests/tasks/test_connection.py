@@ -230,7 +230,7 @@ async def test_it_is_live_when_every_subscription_is_acknowledged(
             await line.socket.say.send(acknowledged(NATIVES))
             await trio.sleep(0.1)
             assert line.state() is State.LIVE
-            assert line.health.unconfirmed == frozenset()
+            assert line.health.rejected == {}
             line.socket.say.close()
     assert line.states == [State.SUBSCRIBING, State.LIVE, State.WAITING]
     assert "1006" in str(line.ended)
@@ -245,10 +245,40 @@ async def test_half_of_the_subscriptions_unconfirmed_ends_it(line: Line, autojum
             await beats(line, 25)
     assert str(line.ended) == "coinbase/1: 2 of 4 subscriptions were not confirmed"
     assert 20 <= line.ended_at < 23
-    assert line.health.unconfirmed == {"SOL-USD", "XRP-USD"}
+    assert line.health.rejected == {}
 
 
-async def test_one_unconfirmed_subscription_is_told_and_lived_with(
+async def test_the_same_half_unconfirmed_again_is_not_served_and_the_other_half_is(
+    line: Line, autojump_clock: MockClock
+):
+    with trio.fail_after(1000):
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(line.live)
+                await trio.sleep(1)
+                await line.socket.say.send(acknowledged(NATIVES[:2]))
+                await beats(line, 25)
+                again = line.state()
+                nursery.cancel_scope.cancel()
+    assert again is State.LIVE
+    assert line.health.rejected.keys() == {"SOL-USD", "XRP-USD"}
+
+
+async def test_all_of_the_subscriptions_unconfirmed_ends_it_every_time(
+    line: Line, autojump_clock: MockClock
+):
+    with trio.fail_after(1000):
+        for _ in range(3):
+            line.ended = None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(line.live)
+                await beats(line, 25)
+                assert "4 of 4 subscriptions" in str(line.ended)
+                nursery.cancel_scope.cancel()
+                line.socket.said.receive_nowait()
+
+
+async def test_one_unconfirmed_subscription_drops_that_symbol_until_it_is_confirmed(
     line: Line, autojump_clock: MockClock
 ):
     with trio.fail_after(1000):
@@ -259,8 +289,94 @@ async def test_one_unconfirmed_subscription_is_told_and_lived_with(
             await beats(line, 25)
             assert line.ended is None
             assert line.state() is State.LIVE
-            assert line.health.unconfirmed == {"XRP-USD"}
+            assert line.health.rejected == {
+                "XRP-USD": "its subscription was not confirmed within 20 s"
+            }
+            assert [one.native for one in line.tracker.silences(trio.current_time())] == [
+                *NATIVES[:3]
+            ]
+            await line.socket.say.send(acknowledged(NATIVES))
+            await trio.sleep(0.1)
+            assert line.health.rejected == {}
+            assert len(line.tracker.silences(trio.current_time())) == 4
+            assert line.states.count(State.LIVE) == 1
             nursery.cancel_scope.cancel()
+
+
+async def test_a_symbol_an_error_names_is_dropped_and_left_out_of_the_next_subscription(
+    line: Line, autojump_clock: MockClock
+):
+    told: list[Sequence[str]] = []
+    line.connection.rejected = told.append
+    error = {"type": "error", "message": "XRP-USD is delisted"}
+    with trio.fail_after(10_000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.live)
+            await trio.sleep(1)
+            await line.socket.say.send(json.dumps(error))
+            await line.socket.say.send(acknowledged(NATIVES[:3]))
+            await trio.sleep(0.1)
+            assert line.state() is State.LIVE
+            assert line.health.rejected == {"XRP-USD": "XRP-USD is delisted"}
+            assert told == [["XRP-USD is delisted"]]
+            nursery.cancel_scope.cancel()
+        for later, asked in ((0, NATIVES[:3]), (600, NATIVES)):
+            await trio.sleep(later)
+            line.socket.sent.clear()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(line.live)
+                await trio.sleep(1)
+                sent = [frame["product_ids"] for _, frame in line.socket.sent[1:]]
+                assert sent == [list(asked)] * 3
+                nursery.cancel_scope.cancel()
+
+
+async def test_what_is_not_served_is_asked_for_again_on_the_same_socket(
+    line: Line, autojump_clock: MockClock
+):
+    with trio.fail_after(10_000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.live)
+            await trio.sleep(1)
+            await line.socket.say.send(acknowledged(NATIVES[:3]))
+            await beats(line, 600)
+            line.socket.sent.clear()
+            await beats(line, 30)
+            sent = [(frame["channel"], frame["product_ids"]) for _, frame in line.socket.sent]
+            assert sorted(sent) == [(channel, ["XRP-USD"]) for channel in CHANNELS]
+            assert "XRP-USD" in line.health.rejected
+            await line.socket.say.send(acknowledged(NATIVES))
+            await trio.sleep(0.1)
+            assert line.health.rejected == {}
+            await beats(line, 700)
+            assert len(line.socket.sent) == 3
+            assert line.states == [State.SUBSCRIBING, State.LIVE]
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_error_that_names_nobody_drops_nobody(line: Line, autojump_clock: MockClock):
+    told: list[Sequence[str]] = []
+    line.connection.rejected = told.append
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.live)
+            await trio.sleep(1)
+            await line.socket.say.send(json.dumps({"type": "error", "message": "XRP-US, BTC?"}))
+            await trio.sleep(0.1)
+            assert line.health.rejected == {}
+            assert told == [["XRP-US, BTC?"]]
+            nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_replaced_ends_with_the_reason(line: Line, autojump_clock: MockClock):
+    line.connection.replace("too early: there is none")
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.live)
+            await trio.sleep(1)
+            line.connection.replace("REST shows trades that did not arrive")
+    assert str(line.ended) == "REST shows trades that did not arrive"
+    assert line.states[-1] is State.WAITING
 
 
 async def test_malformed_frames_are_counted_and_skipped(line: Line, autojump_clock: MockClock):

@@ -58,8 +58,7 @@ def test_a_day_folded_level_by_level_equals_the_day_folded_from_its_traded_candl
     assert (day.open, day.close) == (traded[0].open, traded[-1].close)
     assert (day.high, day.low) == (max(c.high for c in traded), min(c.low for c in traded))
     assert day.volume == pytest.approx(math.fsum(c.volume for c in traded), rel=1e-12)
-    assert day.evidence is min(c.evidence for c in children)
-    assert day.as_of == 287
+    assert day.strength == min(c.strength for c in children)
 
 
 def test_a_parent_is_no_better_known_than_its_weakest_child() -> None:
@@ -68,11 +67,12 @@ def test_a_parent_is_no_better_known_than_its_weakest_child() -> None:
     folded = fold(M15, DAY, children)
     assert folded is not None
     assert folded.evidence is Evidence.ASSUMED
+    assert folded.as_of == children[1].as_of
 
 
 def test_a_parent_of_empties_is_empty_at_their_price() -> None:
     children = [empty(M5, DAY + n * M5.timeframe.ms, 7.0, Evidence.REST, n) for n in range(3)]
-    assert fold(M15, DAY, children) == empty(M15, DAY, 7.0, Evidence.REST, 2)
+    assert fold(M15, DAY, children) == empty(M15, DAY, 7.0, Evidence.REST, 0)
 
 
 @given(st.sets(st.integers(0, 11), max_size=11))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from livermore.errors import MalformedMessage
 from livermore.market.candle import Series
-from livermore.market.gap import Gap, Lane, Outcome, decode_gap, encode_gap, pages
+from livermore.market.certificate import Compared
+from livermore.market.gap import VERIFY, Gap, Lane, Outcome, decode_gap, encode_gap, pages
 from livermore.market.timeframe import Timeframe
 
 MS = Timeframe.M5.ms
@@ -27,15 +28,17 @@ MOMENTS = st.integers(0, 2**53)
     outcome=st.sampled_from(Outcome),
     ended=st.none() | MOMENTS,
     note=st.text(),
+    compared=st.none() | st.builds(Compared, *[st.integers(0, 1000)] * 7),
 )
 def test_the_ledger_gives_back_the_gap_it_was_given(
     timeframe: Timeframe, first: int, slots: int, found: int, lane: Lane, attempts: int,
     omitted_at: int | None, outcome: Outcome, ended: int | None, note: str,
+    compared: Compared | None,
 ) -> None:  # fmt: skip
     start = first * timeframe.ms
     gap = Gap(
         Series("coinbase", "BTC-USD", timeframe), start, start + (slots - 1) * timeframe.ms,
-        "cause", found, lane, attempts, found, omitted_at, outcome, ended, note,
+        "cause", found, lane, attempts, found, omitted_at, outcome, ended, note, compared,
     )  # fmt: skip
     assert decode_gap("coinbase", encode_gap(gap)) == gap
     assert gap.slots == slots
@@ -77,3 +80,9 @@ def test_no_slots_make_no_pages() -> None:
 def test_a_page_too_small_for_a_seam_is_refused_instead_of_going_on_for_ever() -> None:
     with pytest.raises(ValueError, match="seam"):
         next(pages(0, MS, Timeframe.M5, 1))
+
+
+def test_a_range_to_verify_and_a_gap_at_the_same_place_are_two_entries() -> None:
+    to_verify = Gap(GAP.series, GAP.first, GAP.last, VERIFY, 77)
+    assert to_verify.name != GAP.name
+    assert decode_gap("coinbase", encode_gap(to_verify)) == to_verify

@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livermore.market.candle import REST_SETTLED, Evidence, Kind, Series
+from livermore.market.candle import REST_SETTLED, Candle, Evidence, Kind, Series, empty
 from livermore.market.gap import SECOND_LOOK, SETTLED, merge, pages
 from livermore.market.history import (
+    BELATED,
     DEEPEST,
     DEPTH,
     OBSERVED,
     Page,
     Row,
+    against,
     deeper,
     read_page,
     wanted,
@@ -237,6 +239,23 @@ def test_everything_missing_is_wanted_newest_first_and_only_within_the_window() 
     assert want == [(LAST, LAST), (FIRST, FIRST + MS)]
 
 
+def test_the_first_bar_of_a_symbol_that_began_to_trade_within_it_is_wanted() -> None:
+    hour = Timeframe.H1
+    last = hour.last_closed(NOW)
+    missing = [(last - 299 * hour.ms, last)]
+    began = last - 2 * hour.ms + 25 * 60_000
+    want = wanted(
+        hour, NOW, missing=missing, oldest=None, asked_from=missing[0][0], ever=False,
+        traded_from=began,
+    )  # fmt: skip
+    assert want == [(last - 2 * hour.ms, last)]
+    want = wanted(
+        hour, NOW, missing=missing, oldest=None, asked_from=missing[0][0], ever=False,
+        traded_from=last + hour.ms + 60_000,
+    )  # fmt: skip
+    assert want == [], "its first bar still runs"
+
+
 def test_history_is_deepened_until_enough_traded_or_the_depth_is_reached() -> None:
     def ask(traded: int, asked_from: int | None) -> tuple[int, int] | None:
         return deeper(
@@ -253,3 +272,87 @@ def test_history_is_deepened_until_enough_traded_or_the_depth_is_reached() -> No
         asked_from, steps = further[0], steps + 1
     assert asked_from == bottom
     assert steps == 3
+
+
+def test_before_a_listing_history_is_deepened_by_pages_not_by_slots() -> None:
+    asked_from, steps = FIRST, 0
+    while (
+        further := deeper(
+            Timeframe.M5, NOW, traded=120, oldest_traded=FIRST + 5 * MS, asked_from=asked_from
+        )
+    ) is not None:
+        assert further[1] == FIRST + 4 * MS, "the reply shows what proves the rest empty"
+        asked_from, steps = further[0], steps + 1
+    assert asked_from == LAST - (DEEPEST - 1) * MS
+    assert steps == 3
+
+
+# -- against what is held ---------------------------------------------------------------------
+
+
+def held(
+    slot: int, volume: float = 1.0, price: float = 10.0, evidence: Evidence = Evidence.STREAM
+) -> Candle:
+    prices = (price, price + 1, price - 1, price)
+    return Candle(M5, T0 + slot * MS, *prices, volume, Kind.TRADED, evidence)
+
+
+def weigh(page: Page, *candles: Candle, asked_at: int = LATER) -> Page:
+    return against(page, {candle.open_time: candle for candle in candles}, asked_at)
+
+
+def slots(times: tuple[int, ...]) -> list[int]:
+    return [(time - T0) // MS for time in times]
+
+
+def test_what_traded_is_not_made_empty_by_a_reply_that_lacks_its_row() -> None:
+    page = read([row(0), row(3)], 0, 3)
+    assert kinds(page) == "teet"
+    found = weigh(
+        page, held(0), held(1, price=12.0), empty(M5, T0 + 2 * MS, 9.0, Evidence.ASSUMED, 1)
+    )
+    assert slots(tuple(c.open_time for c in found.candles)) == [0, 2, 3]
+    assert slots(found.kept) == [1]
+    assert found.kept[0] in found.omitted
+
+
+def test_a_row_that_says_nothing_was_traded_is_believed_against_what_is_held() -> None:
+    flat = Row(T0 + MS, 10.0, 10.0, 10.0, 10.0, 0.0)
+    page = read([row(0), flat, row(2)], 0, 2)
+    found = weigh(page, held(0), held(1), held(2))
+    assert kinds(found) == "tet"
+    assert not found.kept
+
+
+def test_a_row_that_is_not_the_newest_is_whole_and_corrects_what_is_held() -> None:
+    page = read([row(0, volume=0.5), row(1)], 0, 0, T0 + MS + REST_SETTLED)
+    found = weigh(page, held(0), asked_at=T0 + MS + REST_SETTLED)
+    assert not found.kept
+    assert found.candles[0].volume == 0.5
+
+
+def test_the_newest_row_of_a_young_reply_does_not_lower_what_is_held() -> None:
+    young = T0 + MS + BELATED - 1
+    page = read([row(0, volume=0.5)], 0, 0, young)
+    assert slots(weigh(page, held(0), asked_at=young).kept) == [0]
+    assert not weigh(page, held(0), asked_at=young + 1).kept
+    more = read([row(0, volume=1.5)], 0, 0, young)
+    assert not weigh(more, held(0), asked_at=young).kept
+    same = read([row(0, volume=1 - 1e-12)], 0, 0, young)
+    assert not weigh(same, held(0), asked_at=young).kept
+    assumed = held(0, evidence=Evidence.ASSUMED)
+    assert not weigh(page, assumed, asked_at=young).kept
+
+
+def test_the_newest_row_of_a_reply_that_is_behind_does_not_lower_what_is_held() -> None:
+    page = read([row(0), row(1, volume=0.5)], 0, 1)
+    assert not weigh(page, held(0), held(1)).kept
+    found = weigh(page, held(0), held(1), held(2))
+    assert slots(found.kept) == [1]
+    assert kinds(found) == "t"
+
+
+def test_where_nothing_is_held_the_reply_stands() -> None:
+    page = read([row(0), row(3)], 0, 3, T0 + 4 * MS + REST_SETTLED)
+    assert weigh(page).candles == page.candles
+    assert not weigh(page).kept
