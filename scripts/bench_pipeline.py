@@ -38,8 +38,10 @@ from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.timeframe import DAY, TIMEFRAMES, Timeframe, iso
 from livermore.market.tracker import Missing, Pending, Tracker
 from livermore.runtime.connection import Connection, Health, State
+from livermore.runtime.journal import Journal
 from livermore.runtime.lease import Lease
 from livermore.runtime.readings import Readings
+from livermore.runtime.recorder import Recorder
 from livermore.runtime.writer import Writer
 
 M5 = Timeframe.M5.ms
@@ -197,8 +199,12 @@ def history(series: Series, last: int) -> list[Candle]:
     return candles
 
 
+async def nothing_stored(series: Series, first: int, last: int) -> None:
+    """Nothing goes wrong here."""
+
+
 async def pipeline(
-    count: int, rounds: Sequence[tuple[str, int]], url: str, where: dict[str, float]
+    count: int, rounds: Sequence[tuple[str, int]], url: str, where: dict[str, float], memory: int
 ) -> dict[str, Any]:
     """Run the boundaries; returns latencies in ms by kind of boundary."""
     names = symbols(count)
@@ -276,8 +282,12 @@ async def pipeline(
     latencies: dict[str, list[float]] = {}
     rss: list[int] = []
     healths: list[Health] = []
+    recorder = Recorder(
+        COINBASE, Path(), memory, Journal("coinbase"), clock=lambda: None, stored=nothing_stored
+    )
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(recorder.run)
             nursery.start_soon(writer.run)
             nursery.start_soon(readings.run)
             for number, shard in enumerate(shards):
@@ -299,6 +309,10 @@ async def pipeline(
                     lambda _: None,
                     lambda _: None,
                 )
+                if memory:
+                    own = {name: name for name in shard}
+                    ring = recorder.attach(healths[-1].name, tracker, own, len(shards))
+                    connection.heard = ring.heard
                 nursery.start_soon(connection.live)
             with trio.fail_after(30):
                 while not all(health.state is State.LIVE for health in healths):  # noqa: ASYNC110
@@ -496,6 +510,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--symbols", default="100,1000")
     parser.add_argument("--days", type=int, default=2, help="midnights per run")
+    parser.add_argument("--recorder", type=int, default=32, help="its memory in MiB; 0: off")
     parser.add_argument("--role", choices=("exchange",))
     given = parser.parse_args()
     if given.role == "exchange":
@@ -522,7 +537,7 @@ def main() -> int:
                     ]
                     rounds.append(("midnight, all five", midnight))
             where: dict[str, float] = {}
-            found = trio.run(pipeline, count, rounds, url, where)
+            found = trio.run(pipeline, count, rounds, url, where, given.recorder << 20)
             result["pipeline"][f"{count} symbols"] = {
                 **{kind: summary(values) for kind, values in found["latencies"].items() if values},
                 "rss_mb": {"first": found["rss"][0], "last": found["rss"][-1]},

@@ -28,6 +28,9 @@ def main() -> int:
         if not any(shutil.which(name) for name in REDIS):
             # The tools hold the server's binary; the server's package would start a service.
             environment.install_debian("redis-tools", "tests run on Redis as well as on Valkey")
+        if shutil.which("systemd-analyze") is None:
+            # Its files only: nothing is started where another process is the first one.
+            environment.install_debian("systemd", "systemd reads the unit that is printed")
     arguments = sys.argv[1:]
     only = any((CHECKOUT / word.split("::")[0]).exists() for word in arguments if word[0] != "-")
     with tempfile.TemporaryDirectory() as results:

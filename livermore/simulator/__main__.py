@@ -12,6 +12,7 @@ import trio
 
 from livermore.errors import ConfigurationError
 from livermore.simulator import Simulator, SimulatorSettings, serve
+from livermore.simulator.chaos import CHAOS
 
 
 def settings_of(arguments: list[str] | None = None) -> SimulatorSettings:
@@ -26,7 +27,9 @@ def settings_of(arguments: list[str] | None = None) -> SimulatorSettings:
     parser.add_argument("--start", type=int, help="simulated start, epoch ms")
     parser.add_argument("--replay", type=pathlib.Path, action="append", default=[])
     parser.add_argument("--symbol", action="append", default=[], help="one for each --replay")
-    parser.add_argument("--scenario", type=pathlib.Path)
+    parser.add_argument(
+        "--scenario", type=lambda text: CHAOS if text == CHAOS else pathlib.Path(text)
+    )
     parser.add_argument("--rest-rate", type=int)
     parser.add_argument("--json", action="store_true", help="accepted; it is always JSON")
     said = parser.parse_args(arguments)

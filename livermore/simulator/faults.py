@@ -40,6 +40,12 @@ KINDS: dict[str, Kind] = {
     ),
     "refuse": Kind("turn new connections away; status 0 closes without an answer", {"status": 0}),
     "ack-then-mute": Kind("subscriptions are acked, then no data", {"heartbeats": False}),
+    "ack-some": Kind("a share of new subscriptions is neither acked nor served", {"share": 0.5}),
+    "reject": Kind(
+        "new subscriptions of some symbols are answered with an error; whole: the others beside "
+        "them in a message as well",
+        {"symbols": [], "whole": False},
+    ),
     "heartbeats-only": Kind("no data but heartbeats", {}),
     "mute": Kind("some symbols or channels fall silent", dict(_WHERE)),
     "lose": Kind("frames are lost: a gap in sequence_num", {**_WHERE, "share": 0.05}),

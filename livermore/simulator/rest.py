@@ -60,6 +60,7 @@ class Rest:
         storm = self._faults.one("429")
         if storm is not None or not self._pace.take(request.address, self._monotonic()):
             self._stats.rest_429 += 1
+            self._stats.over_rate += storm is None
             wait = storm.options["retry_after"] if storm else None
             headers = () if wait is None else (("retry-after", f"{wait:g}"),)
             return json_reply(429, _RATE_LIMITED, headers)

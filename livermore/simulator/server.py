@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import pathlib
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import attrs
 import trio
 
 from livermore.errors import ConfigurationError
 from livermore.simulator import control
+from livermore.simulator.chaos import CHAOS, SLOT, schedule
 from livermore.simulator.clock import ExchangeClock
 from livermore.simulator.faults import Active, Faults, read_fault
 from livermore.simulator.feed import Feed
@@ -56,7 +59,7 @@ async def serve(
     """Serve until cancelled; starts with the :class:`Simulator`. Sockets end with the scope."""
     start = int(time.time() * 1000) if settings.start is None else settings.start
     market = Market(settings.symbols, settings.seed, start, settings.history_days, settings.replay)
-    planned = read_scenario(settings.scenario, market)
+    planned = read_scenario(_scenario(settings, market, start), market)
     clock = ExchangeClock(start * NS, settings.speed, trio.current_time)
     faults, stats = Faults(settings.seed), Stats()
     feed = Feed(market, clock, faults, settings.seed)
@@ -101,6 +104,15 @@ async def serve(
         task_status.started(simulator)
 
 
+def _scenario(
+    settings: SimulatorSettings, market: Market, start: int
+) -> pathlib.Path | list[dict[str, Any]] | None:
+    if settings.scenario != CHAOS:
+        return settings.scenario
+    boundary = SLOT - start / 1000 % SLOT
+    return list(schedule(settings.seed, market.followed, boundary=boundary).faults)
+
+
 class Gate:
     """Where websockets come in: limits, refusals, and who must leave for saying nothing."""
 
@@ -112,6 +124,7 @@ class Gate:
         self._desk = Desk(
             simulator.market,
             simulator.feed,
+            simulator.faults,
             simulator.stats,
             limits.client_messages,
             trio.current_time,
@@ -136,6 +149,7 @@ class Gate:
         status = refusal.options["status"] if refusal else None
         if status is None and not self._pace.take(socket.address, trio.current_time()):
             status = 429
+            stats.over_rate += 1
         accepted = False
         with trio.move_on_after(_UPGRADE_WITHIN):
             accepted = await socket.accept(status)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -43,8 +43,8 @@ class SimulatorSettings:
     history_days: int = 400
     replay: tuple[tuple[str, pathlib.Path], ...] = ()
     """(symbol, CSV file) pairs."""
-    scenario: pathlib.Path | list[dict[str, Any]] | None = None
-    """Faults to come: a JSON or TOML file, or the list itself."""
+    scenario: pathlib.Path | list[dict[str, Any]] | Literal["chaos"] | None = None
+    """Faults to come: a JSON or TOML file, the list itself, or a schedule made of the seed."""
     rest_rate: int | None = None
     """Shorthand for ``limits.rest_rate``."""
     limits: Limits = attrs.field(factory=Limits)

@@ -22,6 +22,8 @@ class Stats:
     client_messages: int = 0
     rejected_messages: int = 0
     """Client messages beyond the rate."""
+    over_rate: int = 0
+    """Requests, connections and messages turned away because a client was too fast: no fault."""
     paths: Counter[str] = attrs.field(factory=Counter)
 
     def as_json(self) -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from livermore.simulator import coinbase
+from livermore.simulator.faults import Faults
 from livermore.simulator.feed import Feed
 from livermore.simulator.market import Market
 from livermore.simulator.pace import Pace
@@ -34,12 +35,14 @@ class Desk:
         self,
         market: Market,
         feed: Feed,
+        faults: Faults,
         stats: Stats,
         messages_per_second: int,
         monotonic: Callable[[], float],
     ) -> None:
         self._market = market
         self._feed = feed
+        self._faults = faults
         self._stats = stats
         self._pace = Pace(messages_per_second)
         self._monotonic = monotonic
@@ -49,6 +52,7 @@ class Desk:
         self._stats.client_messages += 1
         if not self._pace.take(socket.address, self._monotonic()):
             self._stats.rejected_messages += 1
+            self._stats.over_rate += 1
             socket.say(coinbase.error("rate limit exceeded"))
             return
         try:
@@ -82,4 +86,25 @@ class Desk:
         if not asked:
             socket.say(coinbase.error(f"no product found: {', '.join(wish.product_ids)[:200]}"))
             return
-        self._feed.subscribe(socket, wish.channel, asked)
+        if self._faults:
+            asked = self._let_in(socket, asked)
+        if asked:
+            self._feed.subscribe(socket, wish.channel, asked)
+
+    def _let_in(self, socket: Socket, asked: dict[str, str]) -> dict[str, str]:
+        """What is left of ``asked`` (as asked -> as spoken) when faults have turned some away."""
+        for active in self._faults.active("reject"):
+            refused = [n for n, spoken in asked.items() if spoken in active.fault.symbols]
+            if refused:
+                # Coinbase Exchange says it so, and ignores the whole message. What Advanced Trade
+                # does is not recorded.
+                socket.say(coinbase.error(f"{', '.join(refused)[:200]} is not a valid product"))
+                socket.subscribed.set()
+                if active.fault.options["whole"]:
+                    return {}
+                asked = {name: spoken for name, spoken in asked.items() if name not in refused}
+        for active in self._faults.active("ack-some"):
+            socket.subscribed.set()
+            share = active.fault.options["share"]
+            asked = {n: spoken for n, spoken in asked.items() if not self._faults.strikes(share)}
+        return asked
