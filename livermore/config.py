@@ -30,6 +30,8 @@ RESERVED = frozenset({"LIVERMORE_DATABASE_URL", "LIVERMORE_CONTROL_SECRET"})
 """Variables that belong to parts which are not read here; any other unknown one is an error."""
 
 DEFAULT_TOP = 50
+MIB = 1024 * 1024
+DEFAULT_RECORDER = 32 * MIB
 LOG_LEVELS = ("debug", "info", "warning", "error")
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 LONGEST = 100 * 365 * 86_400_000
@@ -50,8 +52,17 @@ class Settings:
     websocket_url: str | None = None
     run_for: float | None = None
     """Seconds, then a clean end."""
+    standby: bool = False
+    """Wait for an exchange that another daemon holds."""
     json_logs: bool = False
     log_level: str = "info"
+    metrics_port: int | None = None
+    """Where metrics and health are served; 0 takes a free one, None serves none."""
+    metrics_host: str = "127.0.0.1"
+    recorder: int = DEFAULT_RECORDER
+    """Bytes of frames the flight recorder keeps for incident bundles, per exchange; 0: off."""
+    symbols_by: str = attrs.field(default="", eq=False)
+    """The flag or variable that names the symbols or the top; empty where file or default do."""
 
 
 @attrs.frozen
@@ -84,9 +95,10 @@ def load(
     """
     home = environ.get("HOME", "")
     values: dict[str, Any] = {}
+    file = _file(config or environ.get(FILE_VARIABLE) or None, cwd, home)
     # Weakest first, so that a stronger source replaces what it names.
     for given, name_of, error, base in (
-        _file(config or environ.get(FILE_VARIABLE) or None, cwd, home),
+        file,
         (
             _variables(environ),
             lambda key: PREFIX + key.upper(),
@@ -111,12 +123,33 @@ def load(
             values.pop("top", None)
         if "top" in parsed:
             values.pop("symbols", None)
+        if (asked := parsed.keys() & {"symbols", "top"}) and given is not file[0]:
+            values["symbols_by"] = name_of(*asked)
         values.update(parsed)
     if "symbols" not in values:
         values.setdefault("top", DEFAULT_TOP)
     if "state_dir" not in values:
         values["state_dir"] = default_state_dir(environ)
     return Settings(**values)
+
+
+@attrs.frozen
+class Manager:
+    """What a service manager such as systemd told the process it started; see ``sd_notify(3)``."""
+
+    address: str | None
+    """Where it listens; None: nobody started us who wants to hear."""
+    watchdog: float | None
+    """Seconds of silence after which it takes us for dead, if it watches."""
+
+
+def manager(environ: Mapping[str, str] | None = None, pid: int | None = None) -> Manager:
+    """The service manager of this process. What another process was told does not count."""
+    known = os.environ if environ is None else environ
+    told = known.get("WATCHDOG_USEC", "")
+    ours = known.get("WATCHDOG_PID", "") in ("", str(os.getpid() if pid is None else pid))
+    watchdog = int(told) / 1e6 if ours and re.fullmatch(r"[0-9]{1,18}", told) else 0.0
+    return Manager(known.get("NOTIFY_SOCKET") or None, watchdog or None)
 
 
 def flag_name(key: str) -> str:
@@ -260,6 +293,36 @@ def _count(value: object, source: _Source) -> int:
     return number
 
 
+def _port(value: object, source: _Source) -> int:
+    number = value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        number = int(value)
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 65_535:
+        raise _wrong(source, f"a port from 0 to 65535 is wanted, not {_quoted(value)}")
+    return number
+
+
+def _recorder(value: object, source: _Source) -> int:
+    """Bytes."""
+    if value is False or (isinstance(value, str) and value.strip().lower() == "off"):
+        return 0
+    number = value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        number = int(value)
+    if not isinstance(number, int) or isinstance(number, bool) or not 4 <= number <= 4096:
+        raise _wrong(source, f"off, or a number of MiB from 4 to 4096, not {_quoted(value)}")
+    return number * MIB
+
+
+def _host(value: object, source: _Source) -> str:
+    host = value.strip() if isinstance(value, str) else ""
+    if not re.fullmatch(r"[0-9A-Za-z._:%-]{1,255}", host):
+        raise _wrong(
+            source, f"a host name or address such as 127.0.0.1 is wanted, not {_quoted(value)}"
+        )
+    return host
+
+
 def _seconds(value: object, source: _Source) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if math.isfinite(value):
@@ -366,6 +429,10 @@ _PARSERS: Mapping[str, Callable[[object, _Source], Any]] = {
     "websocket_url": _websocket_url,
     "state_dir": _directory,
     "run_for": _seconds,
+    "standby": _flag,
     "json_logs": _flag,
     "log_level": _level,
+    "metrics_port": _port,
+    "metrics_host": _host,
+    "recorder": _recorder,
 }

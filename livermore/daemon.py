@@ -13,16 +13,18 @@ import random
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
 import trio
 
+from livermore.adapters.bans import Bans
 from livermore.adapters.redis import Redis
+from livermore.adapters.systemd import Notifier, status
 from livermore.adapters.valkey import open_private_valkey, revive_private_valkey
-from livermore.config import DEFAULT_TOP, Settings
+from livermore.config import DEFAULT_TOP, Settings, manager
 from livermore.errors import (
     ConfigurationError,
     LivermoreError,
@@ -35,23 +37,39 @@ from livermore.errors import (
 from livermore.exchanges import dialect as dialect_of
 from livermore.market.timeframe import Timeframe
 from livermore.runtime.backfill import Filled, Report, Wish, fill
+from livermore.runtime.certification import Certified, certificates
 from livermore.runtime.feed import Feed, Plan
+from livermore.runtime.following import Following
 from livermore.runtime.journal import Journal
+from livermore.runtime.lease import ASK
 from livermore.runtime.supervise import first_of, supervise
+from livermore.runtime.watchdog import notify
 
 REVIVE = 3.0
 """Seconds between two looks at whether the private Valkey answers."""
+FOLLOWED = frozenset({"symbols", "top"})
+"""The settings that a reload follows."""
 
 
 @attrs.frozen
 class Running:
     """What :func:`serve` reports once it runs."""
 
-    redis_url: str
+    redis: Redis
     feeds: Mapping[str, Feed]
+    followings: Sequence[Following]
+    metrics_url: str = ""
+    """Where metrics and health are served, if they are."""
+
+    @property
+    def redis_url(self) -> str:
+        """Where the candles are."""
+        return self.redis.url
 
 
 Watch = Callable[[Mapping[str, Feed]], Awaitable[None]]
+Again = Callable[[], Settings]
+"""Reads the settings again, from the same sources."""
 
 
 async def serve(
@@ -66,41 +84,113 @@ async def serve(
         async with trio.open_nursery() as nursery:
             if settings.redis_url is None:
                 nursery.start_soon(keep_private_valkey, settings.state_dir, redis)
-            for plan in plans(settings):
-                nursery.start_soon(keep_feeding, plan, redis, feeds)
-            task_status.started(Running(redis.url, feeds))
+            metrics_url = ""
+            if settings.metrics_port is not None:
+                from livermore.runtime import health  # 50 ms for those who want it
+
+                listeners = await health.open_listeners(
+                    settings.metrics_host, settings.metrics_port
+                )
+                metrics_url = health.url_of(listeners[0])
+                sources = health.sources(settings.exchanges, feeds)
+                nursery.start_soon(
+                    health.keep_health, listeners, settings.metrics_host, sources, random.random
+                )
+            followings = [Following(plan) for plan in plans(settings)]
+            for following in followings:
+                nursery.start_soon(keep_feeding, following, redis, feeds)
+            task_status.started(Running(redis, feeds, followings, metrics_url))
 
 
 async def keep_private_valkey(state_dir: Path, redis: Redis) -> None:
     """Start the private Valkey anew when it died; its data and its address stay the same."""
+    said = False
     while True:
         await trio.sleep(REVIVE)
         try:
             await redis.one("PING")
+            said = False
         except StoreError as error:
-            logging.getLogger("livermore").warning(
-                "the private Valkey does not answer", extra={"fields": {"why": str(error)}}
-            )
+            if not said:  # once per outage
+                logging.getLogger("livermore").warning(
+                    "the private Valkey does not answer",
+                    extra={"fields": {"why": str(error), "next": "it is started anew"}},
+                )
+            said = True
             with contextlib.suppress(ConfigurationError, StoreError):
                 await trio.to_thread.run_sync(revive_private_valkey, state_dir)
 
 
-async def keep_feeding(plan: Plan, redis: Redis, feeds: dict[str, Feed]) -> None:
+async def keep_feeding(following: Following, redis: Redis, feeds: dict[str, Feed]) -> None:
     """One feed for good: a bug restarts it, what only a person can mend ends it."""
-    name = plan.dialect.name
+    name = following.plan.dialect.name
     journal = Journal(name)
 
     async def live() -> None:
-        feeds[name] = Feed(plan, redis, random.random)
-        await feeds[name].run()
+        while True:
+            feeds[name] = following.feed = Feed(following.plan, redis, random.random)
+            try:
+                await feeds[name].run()
+            except* TakenError as error:
+                if not following.plan.standby:
+                    raise
+                journal.warning("another daemon took over", why=str(first_of(error)))
+                await trio.sleep(ASK)
+            else:
+                return
 
-    await supervise(
-        f"feed {name}",
-        live,
-        journal,
-        chance=random.random,
-        ends=(TakenError, UnknownSymbol, StoreUnusable, ConfigurationError, Refused),
+    def failed(why: str, wait: float) -> None:
+        if name in feeds:
+            report = feeds[name].report
+            report.lost, report.again_at = why, trio.current_time() + wait
+
+    await following.run(
+        lambda: supervise(
+            f"feed {name}",
+            live,
+            journal,
+            chance=random.random,
+            failed=failed,
+            ends=(TakenError, UnknownSymbol, StoreUnusable, ConfigurationError, Refused),
+        )
     )
+
+
+async def reload(settings: Settings, again: Again, running: Running) -> Settings:
+    """Follow what the settings name now, as far as that changed; returns those in force.
+
+    Whatever is wrong with them is told in a line, and all stays as it is.
+    """
+    log = logging.getLogger("livermore")
+    try:
+        fresh = await trio.to_thread.run_sync(again)
+        count = fresh.top or DEFAULT_TOP
+        changed = {
+            field.name
+            for field in attrs.fields(Settings)
+            if field.eq and getattr(fresh, field.name) != getattr(settings, field.name)
+        }
+        lists = [
+            await following.listed(running.redis, fresh.symbols, count)
+            for following in running.followings
+            if changed & FOLLOWED
+        ]
+    except LivermoreError as error:
+        told = {"why": str(error), "next": "the old symbols stay; mend it and reload again"}
+        log.warning("not reloaded", extra={"fields": told})
+        return settings
+    for following, listed in zip(running.followings, lists, strict=False):
+        new, gone = following.change(fresh.symbols, count, listed)
+        journal = Journal(following.plan.dialect.name)
+        some = {"new": ",".join(new) or "none", "gone": ",".join(gone) or "none"}
+        journal.info("symbols reloaded", symbols=len(listed), **some)
+    if not changed & FOLLOWED:
+        told = {"because": f"{fresh.symbols_by} names them"} if fresh.symbols_by else {}
+        log.info("the symbols stay as they are", extra={"fields": told})
+    if changed - FOLLOWED:
+        told = {"settings": ",".join(sorted(changed - FOLLOWED))}
+        log.warning("other changes need a restart", extra={"fields": told})
+    return attrs.evolve(settings, symbols=fresh.symbols, top=fresh.top)
 
 
 @contextlib.asynccontextmanager
@@ -143,6 +233,10 @@ def plans(settings: Settings) -> Iterator[Plan]:
             rest_url=settings.rest_url or dialect.rest_url,
             symbols=settings.symbols,
             top=settings.top or DEFAULT_TOP,
+            bans=Bans.of(settings.state_dir, name),
+            standby=settings.standby,
+            state_dir=settings.state_dir,
+            recorder=settings.recorder,
             holder=f"{host}:{pid}:{uuid.uuid4().hex[:12]}",
             description={
                 "pid": pid,
@@ -180,6 +274,7 @@ def backfill(settings: Settings, request: BackfillRequest, report: Report) -> Fi
                 holder=plan.holder,
                 description=plan.description,
                 chance=random.random,
+                bans=plan.bans,
             )
 
     try:
@@ -191,34 +286,109 @@ def backfill(settings: Settings, request: BackfillRequest, report: Report) -> Fi
         raise
 
 
-def main(settings: Settings, watch: Watch | None = None) -> None:
+@attrs.frozen(kw_only=True)
+class VerifyRequest:
+    """What ``livermore verify`` was asked for; ``since_ms`` is epoch ms.
+
+    ``named``: whether a person named the symbols; else they are what is followed or stored.
+    """
+
+    exchange: str
+    symbols: tuple[str, ...]
+    timeframes: tuple[Timeframe, ...]
+    named: bool
+    since_ms: int | None = None
+
+
+def verify(settings: Settings, request: VerifyRequest, report: Report) -> Certified:
+    """Compare the store with REST now, see :mod:`livermore.runtime.certification`.
+
+    Raises :class:`LivermoreError`.
+    """
+
+    async def run() -> Certified:
+        plan = next(plans(attrs.evolve(settings, exchanges=(request.exchange,))))
+        async with open_store(settings) as redis:
+            return await certificates(
+                redis,
+                plan.dialect,
+                plan.rest_url,
+                Wish(request.symbols, request.timeframes, request.since_ms),
+                report,
+                stored_only=not request.named,
+                holder=plan.holder,
+                description=plan.description,
+                chance=random.random,
+                bans=plan.bans,
+            )
+
+    try:
+        return trio.run(run)
+    except BaseExceptionGroup as group:
+        error = first_of(group)
+        if isinstance(error, LivermoreError):
+            raise error from None
+        raise
+
+
+def main(settings: Settings, watch: Watch | None = None, again: Again | None = None) -> None:
     """Run until a signal or the time limit; raises :class:`LivermoreError`.
 
-    ``watch`` runs beside the daemon and is given its feeds by exchange.
+    ``watch`` runs beside the daemon and is given its feeds by exchange. With ``again`` a SIGHUP
+    reloads the symbols.
     """
-    trio.run(_run, settings, watch)
+    try:
+        trio.run(_run, settings, watch, again)
+    except LivermoreError as error:
+        Notifier(manager().address).tell(status(str(error)))
+        raise
 
 
-async def _run(settings: Settings, watch: Watch | None) -> None:
-    ended = ""
+async def _run(settings: Settings, watch: Watch | None, again: Again | None) -> None:
+    told = manager()
+    notifier = Notifier(told.address)
+    terminal = os.isatty(0)
+    asked, hangups = trio.open_memory_channel[None](1)  # one that waits is as good as many
+
+    async def reload_when_asked(again: Again, running: Running) -> None:
+        now = settings
+        async for _ in hangups:
+            notifier.reloading()
+            now = await reload(now, again, running)
+            notifier.tell("READY=1")
+
     try:
         async with trio.open_nursery() as nursery:
 
-            async def stop_on_signal() -> None:
-                nonlocal ended
-                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-                    async for number in received:
-                        ended = signal.Signals(number).name
-                        break
+            def stop(because: str) -> None:
                 logging.getLogger("livermore").info(
-                    "stopping", extra={"fields": {"because": ended}}
+                    "stopping", extra={"fields": {"because": because}}
                 )
                 nursery.cancel_scope.cancel()
 
+            async def stop_after(seconds: float) -> None:
+                await trio.sleep(seconds)
+                stop("the time given is over")
+
+            async def stop_on_signal() -> None:
+                caught = {signal.SIGTERM, signal.SIGINT} | ({signal.SIGHUP} if again else set())
+                with trio.open_signal_receiver(*caught) as received:
+                    async for number in received:
+                        # A terminal that was closed says the same as somebody who wants a reload.
+                        if number == signal.SIGHUP and terminal <= os.isatty(0):
+                            with contextlib.suppress(trio.WouldBlock):
+                                asked.send_nowait(None)
+                            continue
+                        stop(signal.Signals(number).name)
+                        break
+
             nursery.start_soon(stop_on_signal)
             if settings.run_for is not None:
-                nursery.cancel_scope.deadline = trio.current_time() + settings.run_for
+                nursery.start_soon(stop_after, settings.run_for)
             running = await nursery.start(serve, settings)
+            nursery.start_soon(notify, notifier, running.feeds, settings.exchanges, told.watchdog)
+            if again is not None:
+                nursery.start_soon(reload_when_asked, again, running)
             if watch is not None:
                 nursery.start_soon(watch, running.feeds)
     except BaseExceptionGroup as group:

@@ -8,17 +8,19 @@ knows one exchange's language. ``read`` is the only door for frames: damaged inp
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
 from livermore.errors import LivermoreError
+from livermore.market.candle import Series
 from livermore.market.events import Frame
 from livermore.market.history import Row
 from livermore.market.product import Product
 from livermore.market.timeframe import Timeframe
+from livermore.market.tracker import Pending, Tracker
 
-__all__ = ["CloseRule", "Dialect", "Request", "Row", "Subscription"]
+__all__ = ["CloseRule", "Dialect", "Request", "Row", "Subscription", "tracker_of"]
 
 
 class CloseRule(enum.Enum):
@@ -103,3 +105,17 @@ class Dialect:
     """Reply -> exchange time in ms."""
     refusal: Callable[[int, Mapping[str, str], bytes], LivermoreError | None]
     """Status, headers (lower-case names), body -> the error it means, None for an answer."""
+
+
+def tracker_of(
+    dialect: Dialect, series: Iterable[tuple[str, Series]], pending: Pending | None = None
+) -> Tracker:
+    """A tracker of ``series`` (with their native ids) that knows the exchange's ways."""
+    return Tracker(
+        series,
+        settle=dialect.settle,
+        sample_lag=dialect.sample_lag,
+        sample_every=dialect.sample_every,
+        sample_delay=dialect.sample_delay,
+        pending=pending,
+    )

@@ -6,7 +6,7 @@
     ├── ConfigurationError        -> exit 4: a setting is wrong; a person must act
     ├── UsageError                -> exit 2: the command line is wrong
     ├── NotRunning                -> exit 3: no daemon answers
-    ├── TakenError                -> exit 5: another daemon holds the exchange
+    ├── TakenError                -> exit 5, or stand by: another daemon holds the exchange
     ├── MalformedMessage          -> count and skip: the input was damaged
     ├── ImpossibleCandle          -> count and skip: no market can have made this candle
     ├── UnknownSymbol             -> exit 2 at the CLI, skipped in a feed
@@ -39,7 +39,11 @@ class NotRunning(LivermoreError):
 
 
 class TakenError(LivermoreError):
-    """Another daemon holds the lease of this exchange."""
+    """Another daemon holds the lease of this exchange; ``holder`` is the part that says who."""
+
+    def __init__(self, message: str, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder or message
 
 
 class MalformedMessage(LivermoreError):
@@ -92,7 +96,11 @@ class StoreUnusable(StoreError):
 
 
 class Fenced(StoreError):
-    """The store holds a higher epoch: a newer holder writes this exchange."""
+    """The store holds a higher epoch, ``epoch``: a newer holder writes this exchange."""
+
+    def __init__(self, message: str, epoch: int = 0) -> None:
+        super().__init__(message)
+        self.epoch = epoch
 
 
 class LeaseLost(LivermoreError):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from livermore.adapters.valkey import valkey_binary
+from tests.proxy import Proxy, proxied
 from tests.servers import Cluster, RedisServer, find_redis_server, running_server, server_room
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -85,6 +86,24 @@ def own_valkey(server_directory: Path) -> Iterator[RedisServer]:
     directory = Path(tempfile.mkdtemp(prefix="own-", dir=server_directory))
     with running_server(valkey_binary(), directory) as server:
         yield server
+
+
+@pytest.fixture
+def proxy(own_valkey: RedisServer) -> Iterator[Proxy]:
+    """A network to break, between the test and ``own_valkey``."""
+    with proxied(str(own_valkey.socket)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def replicated_cluster(server_directory: Path) -> Iterator[Cluster]:
+    """Three masters of this test's own, the first with a replica."""
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="own-", dir=server_directory)), replicas=1)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(scope="session")

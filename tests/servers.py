@@ -117,12 +117,15 @@ class RedisServer:
             unix_socket_path=str(self.socket), socket_timeout=3, retry=Retry(NoBackoff(), 0)
         )
 
-    def start(self) -> None:
-        """Start it and wait until it answers; RuntimeError with its log if it dies instead."""
+    def start(self, *options: str) -> None:
+        """Start it and wait until it answers; RuntimeError with its log if it dies instead.
+
+        ``options`` are for this time only.
+        """
         assert self._process is None, "the server is running"
         self.directory.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
-            self._command,
+            [*self._command, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -196,10 +199,14 @@ def running_server(
 
 
 class Cluster:
-    """Three masters on loopback that share the 16384 slots."""
+    """Three masters on loopback that share the 16384 slots; ``replicas`` of them have a replica.
 
-    def __init__(self, directory: Path) -> None:
+    The masters are ``nodes[:3]``; ``nodes[3]`` follows ``nodes[0]`` and so on.
+    """
+
+    def __init__(self, directory: Path, replicas: int = 0) -> None:
         self.nodes: list[RedisServer] = []
+        self._replicas = replicas
         self._directory = directory
         self._buses: dict[int, int] = {}
 
@@ -208,11 +215,11 @@ class Cluster:
         return f"redis+cluster://127.0.0.1:{self.nodes[0].port}"
 
     def start(self) -> None:
-        """Start three, join them, and wait until each says the cluster is whole."""
-        for number in range(3):
+        """Start them, join them, and wait until each says the cluster is whole."""
+        for number in range(3 + self._replicas):
             self.nodes.append(self._start_node(number))
         bounds = (0, 5461, 10923, 16384)
-        for number, node in enumerate(self.nodes):
+        for number, node in enumerate(self.nodes[:3]):
             with node.client() as client:
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
                 client.execute_command(
@@ -227,6 +234,13 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no cluster: see the logs in {self._directory}")
             time.sleep(0.05)
+        for master, replica in zip(self.nodes, self.nodes[3:], strict=False):
+            with master.client() as one, replica.client() as other:
+                other.execute_command("CLUSTER REPLICATE", one.execute_command("CLUSTER MYID"))
+                while other.info("replication").get("master_link_status") != "up":
+                    if time.monotonic() > deadline:
+                        raise RuntimeError(f"no replica: see the logs in {self._directory}")
+                    time.sleep(0.05)
 
     def stop(self) -> None:
         for node in self.nodes:
@@ -244,6 +258,7 @@ class Cluster:
             options = (
                 *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
                 *("--cluster-announce-ip", "127.0.0.1", "--cluster-port", str(bus)),
+                *("--repl-diskless-sync-delay", "0"),
             )
             node = RedisServer(
                 valkey_binary(), directory, port=port, persistent=False, options=options
@@ -259,4 +274,5 @@ class Cluster:
     def _is_whole(self, node: RedisServer) -> bool:
         with node.client() as client:
             info = client.execute_command("CLUSTER INFO")
-        return (info["cluster_state"], info["cluster_known_nodes"]) == ("ok", "3")
+        known = str(len(self.nodes))
+        return (info["cluster_state"], info["cluster_known_nodes"]) == ("ok", known)

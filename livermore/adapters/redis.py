@@ -2,8 +2,9 @@
 
 What was measured and shapes this file: redis-py's default retries held one call for 59 s and ran an
 INCR twice, so there are none here; its cluster pipeline sends what a stalled node did not answer
-again, call by call (a command may run twice), so calls are dealt to the nodes here
-and each node gets a plain pipeline; a lane (writes, lease, reads) has its own connection and its
+again, call by call (a command may run twice), and its redirections end in an AttributeError at a
+node it does not know yet, so calls are dealt to the nodes here, each node gets a plain pipeline,
+and MOVED and ASK are followed here; a lane (writes, lease, reads) has its own connection and its
 own one-thread limiter, so that a slow batch never delays the lease.
 """
 
@@ -14,6 +15,7 @@ import hashlib
 import importlib.resources
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,6 +33,8 @@ from livermore.errors import ConfigurationError, Fenced, StoreError, StoreUnusab
 SOCKET_TIMEOUT = 3.0
 CHUNK = 400
 """Calls per round trip: Redis works on one chunk while we pack the next."""
+REROUTED = 2
+"""How often a call follows a slot to another node of the cluster before it is an error."""
 
 SCRIPTS = {
     name: importlib.resources.files("livermore.adapters").joinpath(f"lua/{name}.lua").read_text()
@@ -72,9 +76,9 @@ def without_password(url: str) -> str:
 
 
 KEYED = frozenset(
-    "DEL EXISTS EXPIRE GET HDEL HEXISTS HGET HGETALL HLEN HMGET HSET HVALS INCR PERSIST PEXPIRE"
-    " PTTL SET STRLEN TTL TYPE XADD XLEN XRANGE XREVRANGE ZADD ZCARD ZCOUNT ZRANGE ZRANGEBYSCORE"
-    " ZREM ZREVRANGE ZSCORE".split()
+    "DEL EXISTS EXPIRE GET GETRANGE HDEL HEXISTS HGET HGETALL HLEN HMGET HSET HVALS INCR PERSIST"
+    " PEXPIRE PTTL SET STRLEN TTL TYPE XADD XLEN XRANGE XREVRANGE ZADD ZCARD ZCOUNT ZRANGE"
+    " ZRANGEBYSCORE ZREM ZREVRANGE ZSCORE".split()
 )
 """Commands whose first argument is their only key."""
 
@@ -97,6 +101,8 @@ class Client:
         self._redis: Any = None
         self._silent: str | None = None
         """A node of the cluster that did not answer: who serves what is asked of the others."""
+        self.took = 0.0
+        """Seconds the newest round trip took."""
         if not url.startswith(
             ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
         ):
@@ -164,42 +170,72 @@ class Client:
         Where a lost connection carried the call, that says nothing about whether it was run.
         """
         replies: list[Any] = [None] * len(calls)
-        try:
-            routes = self._routes(calls)
-        except StoreError as error:
-            return [error] * len(calls)
-        for server, name, places in routes:
-            for start in range(0, len(places), CHUNK):
-                some = places[start : start + CHUNK]
-                try:
-                    answers = self._ask(server, [calls[i] for i in some])
-                except FAILURES as error:
-                    self._lost(name)
-                    lost = translate(error, self.shown)
-                    lost.__cause__ = error
-                    for i in places[start:]:
-                        replies[i] = lost
-                    break
-                for i, answer in zip(some, answers, strict=True):
-                    if isinstance(answer, Exception):
-                        replies[i] = translate(answer, self.shown)
-                        replies[i].__cause__ = answer
-                    else:
-                        replies[i] = answer
+        places: Sequence[int] = range(len(calls))
+        for _ in range(1 + REROUTED):
+            try:
+                routes = self._routes(calls, places)
+            except StoreError as error:
+                for i in places:
+                    replies[i] = error
+                break
+            for server, name, some in routes:
+                self._run_on(server, name, calls, some, replies)
+            if not self.is_cluster:
+                break
+            places = [i for i in places if isinstance(replies[i], redis.exceptions.MovedError)]
+            if not places:
+                break
+            for i in places:
+                self._redis.nodes_manager.move_slot(replies[i])
+        translated: dict[int, StoreError] = {}
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Exception) and not isinstance(reply, StoreError):
+                if id(reply) not in translated:
+                    translated[id(reply)] = translate(reply, self.shown, cluster=self.is_cluster)
+                    translated[id(reply)].__cause__ = reply
+                replies[i] = translated[id(reply)]
         return replies
 
-    def _routes(self, calls: Sequence[Call]) -> list[tuple[Any, str, list[int]]]:
-        """Which server runs which calls: connection, its name, places in ``calls``."""
+    def _run_on(
+        self,
+        server: Any,
+        name: str,
+        calls: Sequence[Call],
+        places: Sequence[int],
+        replies: list[Any],
+    ) -> None:
+        """Run the calls at ``places`` on one server; what came of each goes into ``replies``."""
+        demoted = False
+        for start in range(0, len(places), CHUNK):
+            some = places[start : start + CHUNK]
+            asked = time.monotonic()
+            try:
+                answers = self._ask(server, [calls[i] for i in some])
+            except FAILURES as error:
+                self._lost(name)
+                for i in places[start:]:
+                    replies[i] = error
+                return
+            self.took = time.monotonic() - asked
+            for i, answer in zip(some, answers, strict=True):
+                replies[i] = answer
+            demoted |= any(isinstance(one, redis.exceptions.ReadOnlyError) for one in answers)
+        if demoted:
+            self._lost(name)  # the primary may be another by now, at the same address
+
+    def _routes(
+        self, calls: Sequence[Call], places: Sequence[int]
+    ) -> list[tuple[Any, str, Sequence[int]]]:
+        """Which server runs which of ``places``: connection, its name, places in ``calls``."""
         client = self._connect()
         if not self.is_cluster:
-            return [(client, "", list(range(len(calls))))]
+            return [(client, "", places)]
         if self._silent is not None:
-            with contextlib.suppress(*FAILURES):  # what was known of the others still serves
-                client.nodes_manager.initialize(last_failed_node_name=self._silent)
+            client = self._ask_the_others(client, self._silent)
             self._silent = None
         routes: dict[str, tuple[Any, str, list[int]]] = {}
-        for i, call in enumerate(calls):
-            key = key_of(call)
+        for i in places:
+            key = key_of(calls[i])
             try:
                 node = None if key is None else client.get_node_from_key(key)
             except FAILURES:
@@ -212,33 +248,82 @@ class Client:
             routes[node.name][2].append(i)
         return list(routes.values())
 
+    def _ask_the_others(self, client: Any, silent: str) -> Any:
+        """Learn who serves what; the client to go on with.
+
+        The node of the URL may be gone for good, or all nodes but that name: either may serve.
+        """
+        try:
+            client.nodes_manager.initialize(last_failed_node_name=silent)
+        except FAILURES:
+            self._redis = None
+            try:
+                fresh = self._connect()
+            except StoreError:
+                self._redis = client
+                raise
+            with contextlib.suppress(*FAILURES):
+                client.close()
+            return fresh
+        return client
+
     def _lost(self, name: str) -> None:
         """A server did not answer: the next call connects anew, in a cluster to that node only."""
-        if name:
+        if self.is_cluster:
             self._silent = name
         else:
             self.close()
 
     def _ask(self, server: Any, calls: Sequence[Call]) -> list[Any]:
         """What one server answers, errors of single calls in their places."""
-        replies = self._pipeline(server, calls)
+        replies = self._with_scripts(server, calls)
+        if self.is_cluster:
+            # A slot on its way to another node, which serves it to those who ask it to.
+            leaving: dict[tuple[str, int], list[int]] = {}
+            for i, reply in enumerate(replies):
+                if type(reply) is redis.exceptions.AskError:
+                    leaving.setdefault((reply.host, reply.port), []).append(i)
+            for address, places in leaving.items():
+                for i, answer in zip(
+                    places, self._ask_newcomer(address, [calls[i] for i in places]), strict=True
+                ):
+                    replies[i] = answer
+        return replies
+
+    def _ask_newcomer(self, address: tuple[str, int], calls: Sequence[Call]) -> Sequence[Any]:
+        """What the node answers to which the slot of ``calls`` is on its way."""
+        client = self._connect()
+        node = client.get_node(*address)
+        if node is None:
+            node = redis.cluster.ClusterNode(*address, redis.cluster.PRIMARY)  # type: ignore[no-untyped-call]
+            client.nodes_manager.nodes_cache[node.name] = node
+        try:
+            return self._with_scripts(client.get_redis_connection(node), calls, asking=True)
+        except FAILURES as error:
+            return [error] * len(calls)
+
+    def _with_scripts(
+        self, server: Any, calls: Sequence[Call], *, asking: bool = False
+    ) -> list[Any]:
+        """Run the calls; those whose script the server did not know once more, with it."""
+        replies = self._pipeline(server, calls, asking=asking)
         unknown = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
         if unknown:
             for name in {NAMES[calls[i][1]] for i in unknown}:
                 server.script_load(SCRIPTS[name])
-            for i, reply in zip(
-                unknown, self._pipeline(server, [calls[i] for i in unknown]), strict=True
-            ):
+            again = self._pipeline(server, [calls[i] for i in unknown], asking=asking)
+            for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
-        if self.is_cluster:
-            elsewhere = redis.exceptions.AskError, redis.exceptions.TryAgainError  # MOVED is an ASK
-            for i, reply in enumerate(replies):
-                if isinstance(reply, elsewhere):
-                    replies[i] = self._pipeline(self._connect(), [calls[i]])[0]
         return replies
 
     @staticmethod
-    def _pipeline(server: Any, calls: Sequence[Call]) -> list[Any]:
+    def _pipeline(server: Any, calls: Sequence[Call], *, asking: bool = False) -> list[Any]:
+        if asking:
+            pipeline = server.pipeline(transaction=False)
+            for call in calls:
+                pipeline.execute_command("ASKING")
+                pipeline.execute_command(*call)
+            return list(pipeline.execute(raise_on_error=False))[1::2]
         if len(calls) == 1:
             try:
                 return [server.execute_command(*calls[0])]
@@ -256,7 +341,7 @@ class Client:
         try:
             info = self._connect().info()
         except FAILURES as error:
-            self.close()
+            self._lost("")
             raise translate(error, self.shown) from error
         if self.is_cluster and info and all(isinstance(value, dict) for value in info.values()):
             info = next(iter(info.values()))
@@ -307,16 +392,28 @@ def is_unknown_script(reply: object) -> bool:
     return isinstance(reply, redis.exceptions.NoScriptError)
 
 
+STATES = frozenset("BUSY CLUSTERDOWN MASTERDOWN MISCONF NOREPLICAS OOM READONLY".split())
+"""What a server says that refuses every call like this one, not this one."""
+
+
 def answered(error: StoreError) -> bool:
     """Whether the server itself refused this one call: others may succeed."""
-    return isinstance(error.__cause__, redis.exceptions.ResponseError)
+    cause = error.__cause__
+    if not isinstance(cause, redis.exceptions.ResponseError):
+        return False
+    return (cause.status_code or str(cause).partition(" ")[0]) not in STATES
 
 
-def translate(error: Exception, shown: str) -> StoreError:
+_KNOWN_EPOCH = re.compile(r"is older than (\d+)")
+
+
+def translate(error: Exception, shown: str, *, cluster: bool = False) -> StoreError:
     """A library error as one of ours, in one line with the next step where there is one."""
     text = (" ".join(str(error).split()) or type(error).__name__)[:300].rstrip(". ")
     if "FENCED" in text:
-        return Fenced(f"{text}: another daemon took over this exchange")
+        known = _KNOWN_EPOCH.search(text)
+        message = f"{text}: another daemon took over this exchange"
+        return Fenced(message, int(known[1]) if known else 0)
     if (
         isinstance(error, redis.exceptions.AuthenticationError)
         or "NOAUTH" in text
@@ -346,7 +443,9 @@ def translate(error: Exception, shown: str) -> StoreError:
         return StoreUnusable(
             f"Redis {shown} does not allow us what we need: {text}: extend the user's rights"
         )
-    if isinstance(error, redis.exceptions.MovedError) or text.startswith("MOVED"):
+    if cluster and isinstance(error, redis.exceptions.AskError | redis.exceptions.TryAgainError):
+        return StoreError(f"Redis {shown} is moving slots between its nodes: {text}")
+    if isinstance(error, redis.exceptions.MovedError):
         return StoreUnusable(
             f"Redis {shown} is a node of a cluster: use redis+cluster:// in the URL"
         )
@@ -355,7 +454,7 @@ def translate(error: Exception, shown: str) -> StoreError:
     return StoreError(f"Redis {shown}: {text}")
 
 
-LANES = ("write", "readings", "lease", "publish", "read")
+LANES = ("write", "readings", "lease", "publish", "show", "read")
 
 
 @attrs.define
@@ -389,6 +488,15 @@ class Redis:
     async def one(self, *call: Any, lane: str = "read") -> Any:
         """The reply to one command."""
         return (await self.run([call], lane))[0]
+
+    def took(self, lane: str) -> float:
+        """Seconds the newest round trip on a lane took."""
+        return self._lanes[lane].client.took
+
+    async def info(self) -> dict[str, Any]:
+        """INFO of the server, or of one node of the cluster. Raises :class:`StoreError`."""
+        chosen = self._lanes["read"]
+        return await trio.to_thread.run_sync(chosen.client.info, limiter=chosen.limiter)
 
     def close(self) -> None:
         """Close every lane."""

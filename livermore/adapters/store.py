@@ -89,6 +89,70 @@ def gaps_key(exchange: str) -> str:
     return f"gaps:{exchange}"
 
 
+# -- who holds an exchange, and what it says beside its candles ---------------------------------
+
+
+@attrs.frozen
+class Held:
+    """Who holds an exchange and who waits for it, for people; ``left`` is in ms."""
+
+    holder: str
+    left: int
+    standbys: tuple[str, ...]
+
+
+def held_calls(exchange: str) -> list[Call]:
+    """Ask who holds ``exchange``."""
+    key = lease_key(exchange)
+    return [("HGETALL", key), ("PTTL", key)]
+
+
+def held(replies: Sequence[Any]) -> Held | None:
+    """The replies to :func:`held_calls`; None when nobody holds it."""
+    found, left = replies
+    fields = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+    if b"holder" not in fields:
+        return None
+    waiting = [fields[name].partition(b" ")[2] for name in sorted(fields) if b"standby " in name]
+    return Held(
+        process_text(fields.get(b"description", b"")), max(0, left), (*map(process_text, waiting),)
+    )
+
+
+def process_text(description: bytes) -> str:
+    """``process 12 on box, since …`` from what a process says of itself."""
+    try:
+        who = msgspec.json.decode(description or b"{}")
+    except msgspec.DecodeError:
+        who = None
+    if not isinstance(who, dict):
+        who = {}
+    since = f", since {who['since']}" if "since" in who else ""
+    return f"process {who.get('pid', '?')} on {who.get('host', '?')}{since}"
+
+
+def publish(
+    key: str, channel: str, text: str | bytes, *, epoch: int, seconds: int | None = None
+) -> Call:
+    """Publish ``text``, and store it for ``seconds``. The reply is -1 where ``key`` tells of a
+    later epoch: it is the key itself, or one that belongs to the same thing."""
+    return script("publish", (key,), channel, text, "" if seconds is None else seconds, epoch)
+
+
+def keep(key: str, text: bytes, seconds: int, epoch: int) -> Call:
+    """As :func:`publish`, stored and not published."""
+    return script("publish", (key,), "", text, seconds, epoch)
+
+
+def forget(key: str, epoch: int) -> Call:
+    """As :func:`publish`: what is stored goes."""
+    return script("publish", (key,), "", "", 0, epoch)
+
+
+SUCCEEDED = -1
+"""What these calls reply where they were not heard."""
+
+
 # -- keys of somebody else --------------------------------------------------------------------
 
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 import typer
 
 import livermore
-from livermore.cli import candles, demo, doctor, gaps, run, simulate, status, tail
+from livermore.cli import (
+    candles,
+    demo,
+    doctor,
+    gaps,
+    replay,
+    run,
+    simulate,
+    status,
+    tail,
+    unit,
+    verify,
+)
 from livermore.cli.options import ConfigFile, RedisUrl, StateDir, remember
 
 app = typer.Typer(
@@ -42,5 +54,5 @@ def before(
     remember(context, {"redis_url": redis_url, "state_dir": state_dir, "config": config})
 
 
-for _group in (run, status, candles, gaps, tail, simulate, demo, doctor):
+for _group in (run, status, candles, gaps, verify, tail, replay, simulate, demo, doctor, unit):
     _group.register(app)

@@ -16,7 +16,7 @@ from livermore.cli import options, output, store, times
 from livermore.cli.options import Exchange, Json, Place, Symbol, TimeframeName, placed
 from livermore.errors import MalformedMessage
 from livermore.market.candle import Series
-from livermore.market.gap import Gap, Outcome, decode_gap
+from livermore.market.gap import VERIFY, Gap, Outcome, decode_gap
 
 if TYPE_CHECKING:
     from livermore.adapters.redis import Client
@@ -143,7 +143,7 @@ def _ledger(client: Client, exchange: str) -> list[Gap]:
             entries.append(decode_gap(exchange, text))
         except MalformedMessage:
             continue  # the store is the truth; a damaged note only loses the reason
-    return entries
+    return [gap for gap in entries if gap.cause != VERIFY]
 
 
 def _entry(ledger: Sequence[Gap], series: Series, first: int, last: int) -> Gap | None:

@@ -93,7 +93,7 @@ async def show_history(console: Console, feeds: Mapping[str, Feed]) -> None:
         TimeElapsedColumn(),
     )
     while True:
-        waiting = {name: feed for name, feed in feeds.items() if not feed.history_whole}
+        waiting = {name: feed for name, feed in feeds.items() if _loads(feed)}
         if not waiting:
             await trio.sleep(LOOK)
             continue
@@ -105,12 +105,16 @@ async def show_history(console: Console, feeds: Mapping[str, Feed]) -> None:
                     bar.update(tasks[name], completed=done, total=total or None)
                 await trio.sleep(LOOK)
                 waiting = {
-                    name: feeds[name]
-                    for name in waiting
-                    if name in feeds and not feeds[name].history_whole
+                    name: feeds[name] for name in waiting if name in feeds and _loads(feeds[name])
                 }
 
 
+def _loads(feed: Feed) -> bool:
+    """Whether a history is on its way: not to one that stands by."""
+    return not feed.history_whole and not feed.report.standby
+
+
 def _shown(value: object) -> str:
+    """In one line, whatever an exchange or a server put into it."""
     text = str(value)
-    return repr(text) if " " in text else text
+    return text if text and text.isprintable() and " " not in text else repr(text)

@@ -49,6 +49,14 @@ def run(
     run_for: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="End cleanly after 60s, 2h, …")
     ] = None,
+    standby: Annotated[
+        bool | None,
+        typer.Option(
+            "--standby",
+            help="Where another daemon holds the exchange, wait and take over when it ends.",
+            show_default=False,
+        ),
+    ] = None,
     rest_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Another REST server, such as a simulator.")
     ] = None,
@@ -62,18 +70,37 @@ def run(
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
     ] = None,
+    metrics_port: Annotated[
+        str | None,
+        typer.Option(metavar="PORT", help="Serve /metrics, /livez and /readyz here; 0: any port."),
+    ] = None,
+    metrics_host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="On this address.  [default: 127.0.0.1]")
+    ] = None,
+    recorder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIB", help="Memory for frames that explain an incident, or off.  [default: 32]"
+        ),
+    ] = None,
 ) -> int:
     """Follow exchanges until stopped: candles and readings into Redis, closes on pub/sub."""
-    settings = place.settings(
+    read = functools.partial(
+        place.settings,
         exchanges=tuple(exchanges) if exchanges else None,
         symbols=symbols,
         top=top,
         run_for=run_for,
+        standby=standby,
         rest_url=rest_url,
         websocket_url=websocket_url,
         json_logs=json_logs,
         log_level=log_level,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        recorder=recorder,
     )
+    settings = read()
     if not settings.exchanges:
         from livermore.exchanges import DIALECTS
 
@@ -84,7 +111,7 @@ def run(
 
     console = logs.configure(settings)
     watch = None if console is None else functools.partial(logs.show_history, console)
-    daemon.main(settings, watch)
+    daemon.main(settings, watch, again=read)
     return 0
 
 

@@ -45,7 +45,11 @@ def simulate(
         list[str] | None, typer.Option("--symbol", "-s", metavar="SYMBOL", help="Whose they are.")
     ] = None,
     scenario: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Faults to come, as JSON or TOML.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Faults to come, as JSON or TOML; chaos: two hours of all kinds, by the seed.",
+        ),
     ] = None,
     json: Json = False,
 ) -> int:
@@ -66,7 +70,7 @@ def simulate(
             seed=seed,
             speed=speed,
             replay=replays,
-            scenario=scenario,
+            scenario="chaos" if scenario == "chaos" else Path(scenario) if scenario else None,
         )
     except ConfigurationError as error:
         raise UsageError(str(error)) from None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from livermore.cli import options, output, store, times
@@ -21,6 +22,8 @@ from livermore.errors import MalformedMessage, NotRunning, StoreError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from livermore.adapters.store import Held
+
 OLD = 20_000
 """Age (ms) from which a status is called old: it is renewed every few seconds."""
 
@@ -30,7 +33,8 @@ EARLIEST = 1_000_000_000_000
 AWAY = (NotRunning, StoreError, MalformedMessage)
 """What may pass while one watches."""
 
-COLOURS = {"live": "green", "blind": "red", "backfilling": "yellow", "connecting": "yellow"}
+COLOURS = {"live": "green", "blind": "red"}
+"""Every other state is yellow."""
 TIMES = frozenset({"since", "clock", "started", "newest_close"})
 """Fields that hold epoch ms, in the status and in its connections."""
 
@@ -64,23 +68,38 @@ def status(
     return 0
 
 
-def not_running(exchange: str) -> NotRunning:
-    """No daemon speaks for ``exchange``."""
+def not_running(exchange: str, held: Held | None = None) -> NotRunning:
+    """No daemon speaks for ``exchange``, though ``held`` may say that one did, or that one will."""
+    if held is not None:
+        lapses = f"{held.holder} still holds it for {times.length(held.left)}"
+        waits = "; ".join(f"{who} stands by" for who in held.standbys)
+        return NotRunning(
+            f"no daemon is running for {exchange}: {lapses}"
+            + (f", then takes over: {waits}" if waits else "")
+        )
     return NotRunning(
         f"no daemon is running for {exchange}; start one with: livermore run {exchange}"
     )
 
 
 def _read(place: Place, exchange: str) -> Status:
+    """What the daemon said last, in Redis or, while that does not take it, beside it."""
     settings = place.settings()
+    found, held, trouble = None, None, None
     try:
         with store.open_store(settings) as client:
             found = store.read_status(client, exchange)
-    except NotRunning as error:
-        raise not_running(exchange) from error
+            held = store.read_held(client, exchange)
+    except (NotRunning, StoreError) as error:
+        trouble = error
+    left = store.last_words(settings, exchange)
+    if left is not None and (found is None or left.age < found.age):
+        return left
+    if isinstance(trouble, StoreError):
+        raise trouble
     if found is None:
-        raise not_running(exchange)
-    return found
+        raise not_running(exchange, held) from trouble
+    return attrs.evolve(found, standbys=held.standbys) if held is not None else found
 
 
 def _watch(place: Place, exchange: str, json: bool) -> int:
@@ -116,7 +135,8 @@ def document(found: Status) -> dict[str, Any]:
     """The daemon's words with ISO times; ``age`` (ms) is how long ago it said them."""
     said = with_iso_times(found.raw)
     connections = found.raw.get("connections") or ()
-    return {**said, "connections": [with_iso_times(one) for one in connections], "age": found.age}
+    connections = [with_iso_times(one) for one in connections]
+    return {**said, "connections": connections, "standbys": [*found.standbys], "age": found.age}
 
 
 def with_iso_times(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +150,8 @@ def with_iso_times(said: Mapping[str, Any]) -> dict[str, Any]:
 def line(exchange: str, found: Status) -> str:
     """The whole in one line of plain text."""
     words = found.words
-    parts = [words.title or exchange, words.state or "unknown"]
+    since = f" since {seconds(words.since)}" if words.since else ""
+    parts = [words.title or exchange, (words.state or "unknown") + since]
     if words.note:
         parts.append(words.note)
     if words.newest_close:
@@ -152,9 +173,8 @@ def panel(exchange: str, found: Status) -> RenderableType:
     state = words.state or "unknown"
     colour = COLOURS.get(state, "yellow")
     since = f" since {seconds(words.since)}" if words.since else ""
-    parts: list[RenderableType] = [Text.assemble(("● ", colour), (state + since, "bold"))]
-    if words.note:
-        parts.append(Text(words.note, style=colour if state != "live" else ""))
+    note = (f": {words.note}", colour if state != "live" else "") if words.note else ""
+    parts: list[RenderableType] = [Text.assemble(("● ", colour), (state + since, "bold"), note)]
     if found.age >= OLD:
         old = (
             f"these words are {times.length(found.age)} old: the daemon may be gone "
@@ -167,6 +187,8 @@ def panel(exchange: str, found: Status) -> RenderableType:
     figures.add_column()
     for name, value in figures_of(words):
         figures.add_row(name, Text(value))
+    for who in found.standbys:
+        figures.add_row("standby", Text(who))
     parts += ["", figures]
 
     if words.connections:

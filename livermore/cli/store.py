@@ -13,12 +13,13 @@ import msgspec
 from livermore.cli import output
 from livermore.cli.words import Words, words_of
 from livermore.config import Settings
-from livermore.errors import MalformedMessage, NotRunning, UnknownSymbol
+from livermore.errors import MalformedMessage, NotRunning, StoreError, UnknownSymbol
 from livermore.market.candle import Series
 from livermore.market.product import same_market, unknown_symbol
 
 if TYPE_CHECKING:
     from livermore.adapters.redis import Client
+    from livermore.adapters.store import Held
 
 STATUS_TTL = 45_000
 """How long a daemon's status outlives it (ms)."""
@@ -56,6 +57,8 @@ class Status:
     raw: dict[str, Any]
     """All of it, also what we do not know."""
     age: int
+    standbys: tuple[str, ...] = ()
+    """Processes that wait to take over."""
 
     @property
     def symbols(self) -> list[str]:
@@ -71,11 +74,34 @@ def read_status(client: Client, exchange: str) -> Status | None:
     text, left = client.run([("GET", key), ("PTTL", key)])
     if text is None:
         return None
+    return _status(key, exchange, text, max(0, STATUS_TTL - left) if left > 0 else 0)
+
+
+def read_held(client: Client, exchange: str) -> Held | None:
+    """Who holds ``exchange`` and who waits for it; None also where that cannot be read."""
+    from livermore.adapters.store import held, held_calls
+
+    replies = client.run_each(held_calls(exchange))
+    return None if any(isinstance(reply, StoreError) for reply in replies) else held(replies)
+
+
+def last_words(settings: Settings, exchange: str) -> Status | None:
+    """The status that a daemon on this machine left for while Redis does not take it."""
+    from livermore.adapters import last_words
+
+    found = last_words.read(settings.state_dir, exchange)
+    if found is None:
+        return None
+    text, age = found
+    path = last_words.path_in(settings.state_dir, exchange)
+    return _status(str(path), exchange, text, round(age * 1000))
+
+
+def _status(where: str, exchange: str, text: bytes, age: int) -> Status:
     try:
         raw = msgspec.json.decode(text)
     except msgspec.DecodeError as error:
-        raise MalformedMessage(f"{key} holds what is no status ({error})", text) from None
-    age = max(0, STATUS_TTL - left) if left > 0 else 0
+        raise MalformedMessage(f"{where} holds what is no status ({error})", text) from None
     return Status(words_of(exchange, raw), raw, age)
 
 

@@ -595,12 +595,14 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> LivermoreEr
     message = f"coinbase: {status} {code or said or 'without a reason'}"
     if code and said:
         message = f"coinbase: {status} {code}: {said}"
-    if status == 429:
+    if status in (418, 429):
         return RateLimited(message, _wait(headers))
     if status in (401, 451) or (status == 403 and code):
         return Refused(message)
     if status == 404 and code == "NOT_FOUND":
         return UnknownSymbol(message)
+    if "retry-after" in headers:  # such as a 503: whatever it is, it names its end
+        return RateLimited(message, _wait(headers))
     return RestError(message)
 
 

@@ -6,14 +6,16 @@ the lease is taken, the same repairs run for these gaps alone, and the lease is 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import trio
 
 from livermore.adapters import store
+from livermore.adapters.bans import Bans
 from livermore.adapters.http import Http
 from livermore.adapters.redis import Redis
 from livermore.dialect import Dialect
@@ -78,6 +80,7 @@ async def fill(
     holder: str,
     description: dict[str, object],
     chance: Callable[[], float],
+    bans: Bans | None = None,
 ) -> Filled:
     """Plan and, unless ``dry_run``, fill. Raises :class:`~livermore.errors.LivermoreError`."""
     clock = ExchangeClock()
@@ -86,40 +89,58 @@ async def fill(
         return clock.read(trio.current_time())
 
     async with Http(rest_url) as http:
-        rest = Rest(
-            dialect, http, Budget(redis, dialect.name, SHARE * dialect.rest_per_second), now
-        )
-        status = await running(redis, dialect.name)
-        notices: tuple[str, ...] = ()
-        if status is not None:
-            natives = {symbol: symbol for symbol in status["symbols"]}
-            symbols, notices = _followed(status, wish.symbols)
-            clock.hear(int(status["clock"] or 0), trio.current_time())
-        else:
-            clock.hear(await rest.time(), trio.current_time())
-            resolution = resolve(await rest.products(), wish.symbols)
-            natives = {product.symbol: product.native for product in resolution.products}
-            symbols, notices = tuple(natives), resolution.notices
-        planned = await plan(redis, dialect, symbols, wish, now() or 0)
+        per_second = SHARE * dialect.rest_per_second
+        rest = Rest(dialect, http, Budget(redis, dialect.name, per_second, bans), now)
+        met = await meet(redis, dialect, rest, clock, wish)
+        notices = met.notices
+        planned = await plan(redis, dialect, met.symbols, wish, now() or 0)
         requests = sum(
             sum(1 for _ in pages(gap.first, gap.last, gap.series.timeframe, dialect.rest_rows))
             for gap in planned
         )
         if dry_run or not planned:
             return Filled(planned, requests, planned if dry_run else (), "nobody", notices)
-        if status is not None:
+        if met.by_daemon:
             told = await _by_daemon(redis, dialect.name, planned, report)
             remaining, absent = await _left(redis, planned, told)
             return Filled(planned, requests, remaining, "daemon", notices, absent)
         lease = Lease(redis, dialect.name, holder, description)
         await lease.take()
         try:
-            told = await _here(redis, dialect, rest, lease, natives, planned, report, now, chance)
+            told = await _here(
+                redis, dialect, rest, lease, met.natives, planned, report, now, chance
+            )
         finally:
             with trio.CancelScope(shield=True):
                 await lease.release()
         remaining, absent = await _left(redis, planned, told)
         return Filled(planned, requests, remaining, "this command", notices, absent)
+
+
+@attrs.frozen
+class Met:
+    """Who does what was asked for, and the names of what it is about."""
+
+    by_daemon: bool
+    symbols: tuple[str, ...]
+    natives: Mapping[str, str]
+    notices: tuple[str, ...]
+
+
+async def meet(redis: Redis, dialect: Dialect, rest: Rest, clock: ExchangeClock, wish: Wish) -> Met:
+    """Find the daemon that runs, or else ask the exchange; ``clock`` is set either way.
+
+    Raises :class:`UnknownSymbol`, :class:`StoreError` and :class:`~livermore.errors.RestError`.
+    """
+    status = await running(redis, dialect.name)
+    if status is not None:
+        symbols, notices = _followed(status, wish.symbols)
+        clock.hear(int(status["clock"] or 0), trio.current_time())
+        return Met(True, symbols, {}, notices)
+    clock.hear(await rest.time(), trio.current_time())
+    resolution = resolve(await rest.products(), wish.symbols)
+    natives = {product.symbol: product.native for product in resolution.products}
+    return Met(False, tuple(natives), natives, resolution.notices)
 
 
 async def running(redis: Redis, exchange: str) -> Mapping[str, Any] | None:
@@ -162,29 +183,35 @@ async def plan(
     settled = now - ALLOWANCE
     gaps: list[Gap] = []
     for timeframe in wish.timeframes:
-        first, last = window(timeframe, settled)
-        if wish.since is not None:
-            first = timeframe.ceil(wish.since)
-            oldest = last - (DEEPEST - 1) * timeframe.ms
-            if first < oldest:
-                raise UsageError(
-                    f"--since reaches further back than the newest {DEEPEST} candles "
-                    f"of {timeframe}: use a longer timeframe, or --since {iso(oldest)}"
-                )
-            if first > last:
-                continue
+        first, last = bounds(timeframe, wish.since, settled)
+        if first > last:
+            continue
         series = [Series(dialect.name, symbol, timeframe) for symbol in symbols]
         replies = await redis.run([store.survey(one, first, last) for one in series], "read")
         for one, reply in zip(series, replies, strict=True):
             found = store.surveyed(one, reply)
             gaps.extend(
                 Gap(one, start, end, "asked for by hand", now, Lane.BY_HAND, next_try=now)
-                for start, end in _lacking(found)
+                for start, end in lacking(found)
             )
     return tuple(gaps)
 
 
-def _lacking(found: store.Survey) -> list[tuple[int, int]]:
+def bounds(timeframe: Timeframe, since: int | None, settled: int) -> tuple[int, int]:
+    """First and last open time of what is asked for; raises :class:`UsageError` if too deep."""
+    first, last = window(timeframe, settled)
+    if since is not None:
+        first = timeframe.ceil(since)
+        oldest = last - (DEEPEST - 1) * timeframe.ms
+        if first < oldest:
+            raise UsageError(
+                f"--since reaches further back than the newest {DEEPEST} candles "
+                f"of {timeframe}: use a longer timeframe, or --since {iso(oldest)}"
+            )
+    return first, last
+
+
+def lacking(found: store.Survey) -> list[tuple[int, int]]:
     """The missing ranges worth asking for, newest first: not what the exchange never had."""
     ranges: list[tuple[int, int]] = []
     for start, end in sorted(found.missing, reverse=True):
@@ -210,7 +237,7 @@ async def _left(
     for gap, reply in zip(planned, replies, strict=True):
         found = store.surveyed(gap.series, reply)
         missing += sum((end - start) // gap.series.timeframe.ms + 1 for start, end in found.missing)
-        for start, end in _lacking(found):
+        for start, end in lacking(found):
             about = [
                 one
                 for one in told
@@ -290,6 +317,37 @@ async def _here(
 
     What an earlier run left in the ledger is taken up as well, but not waited for.
     """
+    names = {gap.name for gap in planned}
+    async with repairing(redis, dialect, rest, lease, natives, now, chance) as (repairs, nursery):
+        for gap in planned:
+            repairs.add(gap.series, gap.first, gap.last, gap.cause, gap.lane)
+        nursery.start_soon(repairs.run)
+        while True:
+            still = [
+                gap for gap in repairs.open_gaps
+                if gap.name in names
+                and (gap.attempts == 0 or (gap.attempts < TRIES and gap.omitted_at is None))
+            ]  # fmt: skip
+            report(len(planned) - len(still), len(planned), "asking the exchange")
+            if not still:
+                break
+            await trio.sleep(0.1)
+        left = tuple(repairs.open_gaps)
+    report(len(planned), len(planned), "done")
+    return left
+
+
+@contextlib.asynccontextmanager
+async def repairing(
+    redis: Redis,
+    dialect: Dialect,
+    rest: Rest,
+    lease: Lease,
+    natives: Mapping[str, str],
+    now: Callable[[], int | None],
+    chance: Callable[[], float],
+) -> AsyncIterator[tuple[Repairs, trio.Nursery]]:
+    """Repairs under our own lease, their writer running; all of it ends with the block."""
     journal = Journal(dialect.name)
     writer = Writer(
         redis, lease, Pending(),
@@ -301,25 +359,8 @@ async def _here(
         clock=now, say=lambda event, fields: journal.debug(event, **fields),
         progressed=lambda: None, chance=chance,
     )  # fmt: skip
-    for gap in planned:
-        repairs.add(gap.series, gap.first, gap.last, gap.cause, gap.lane)
-    names = {gap.name for gap in planned}
-    left: list[Gap] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
-        nursery.start_soon(repairs.run)
         nursery.start_soon(lease.hold, lambda: None)
-        while True:
-            still = [
-                gap for gap in repairs.open_gaps
-                if gap.name in names
-                and (gap.attempts == 0 or (gap.attempts < TRIES and gap.omitted_at is None))
-            ]  # fmt: skip
-            report(len(planned) - len(still), len(planned), "asking the exchange")
-            if not still:
-                break
-            await trio.sleep(0.1)
-        left = list(repairs.open_gaps)
+        yield repairs, nursery
         nursery.cancel_scope.cancel()
-    report(len(planned), len(planned), "done")
-    return tuple(left)

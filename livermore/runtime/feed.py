@@ -1,24 +1,27 @@
 """One exchange, from its lease to its last status.
 
-``run`` takes the lease, learns what is listed, and then holds three circles: the connections (each
-supervised, so that a lost socket restarts that shard only), the readings, and the pipeline that
-writes. It ends when cancelled, giving the lease back, or with :class:`TakenError` when another
-daemon has it.
+``run`` takes the lease or stands by until it can, learns what is listed, and then holds three
+circles: the connections (each supervised, so that a lost socket restarts that shard only), the
+readings, and the pipeline that writes. It ends when cancelled, giving the lease back, or with
+:class:`TakenError` when another daemon has it.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import attrs
 import trio
 
-from livermore.adapters import store
+from livermore.adapters import incidents, last_words, store
+from livermore.adapters.bans import Bans
 from livermore.adapters.http import Http
 from livermore.adapters.redis import Call, Redis, script
-from livermore.dialect import Dialect
+from livermore.dialect import Dialect, tracker_of
 from livermore.errors import (
     Fenced,
     LeaseLost,
@@ -29,25 +32,33 @@ from livermore.errors import (
     TakenError,
     UnknownSymbol,
 )
-from livermore.market.candle import Series
+from livermore.market.candle import Candle, Series
 from livermore.market.clock import ExchangeClock
 from livermore.market.product import Product, aliases, resolve, top
+from livermore.market.timeframe import iso
 from livermore.market.tracker import Pending, Tracker
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.connection import Connection, Health, Pace, State
 from livermore.runtime.journal import WAITING, Journal
 from livermore.runtime.lease import Lease
+from livermore.runtime.liveness import Liveness, Shard
 from livermore.runtime.readings import Readings
+from livermore.runtime.recorder import Incident, Kind, Recorder
 from livermore.runtime.repairs import ALLOWANCE, Repairs
 from livermore.runtime.rest import SHARE, Budget, Rest
+from livermore.runtime.sight import watch
 from livermore.runtime.status import STATUS_EVERY, STATUS_TTL, Report, report_text
-from livermore.runtime.supervise import supervise
+from livermore.runtime.supervise import first_of, supervise
+from livermore.runtime.verification import Verification
 from livermore.runtime.writer import Writer
 
 T = TypeVar("T")
 
 FINISH = 3.0
 """Seconds the last batch may take at shutdown."""
+AFTER_A_BREAK = "found after a break"
+SLOW = 0.5
+"""Seconds; an answer of Redis that takes longer is slow, two of them in a row are said."""
 SAY_HISTORY = 2.0
 """Seconds between two log lines on the history's progress."""
 DEMO_HINT = "to see Livermore work without a network: livermore demo"
@@ -64,6 +75,14 @@ class Plan:
     top: int
     holder: str
     description: dict[str, object]
+    bans: Bans | None = None
+    """Where a ban is kept for the next start."""
+    standby: bool = False
+    """Wait for an exchange that another daemon holds, instead of ending."""
+    state_dir: Path | None = None
+    """Where the status lies while Redis does not take it, and incident bundles."""
+    recorder: int = 0
+    """Bytes of frames the flight recorder keeps; 0: it is off."""
 
 
 class Feed:
@@ -88,13 +107,24 @@ class Feed:
         self._say_history_at = 0.0
         self._scan_wanted = trio.Event()
         self._pace = Pace(plan.dialect.messages_per_second)
-        self._unsaid: list[Call] = []
+        self._unsaid: list[bytes] = []
         """Lifecycle messages that Redis did not take."""
+        self._recorder: Recorder | None = None
+        if plan.recorder and plan.state_dir is not None:
+            self._recorder = Recorder(
+                plan.dialect, plan.state_dir / incidents.DIRECTORY, plan.recorder, self.journal,
+                clock=self.now, stored=self._held,
+            )  # fmt: skip
         self._away_said = False
+        self._away_at = 0.0
+        self._took: deque[float] = deque(maxlen=2)
+        """Seconds the last statuses took."""
+        self._words_left: bool | None = False
+        """Whether the status lies in the state directory; None: that is impossible, and said."""
         self._foreign: dict[str, Series | None] = {}
         """Keys that hold somebody else's value, and the series they are of."""
-        self._succeeded = False
-        """Whether another daemon has taken the exchange over."""
+        self.handing_on = False
+        """Whether the next feed of this process takes the lease and the status over."""
 
     def now(self) -> int | None:
         """The exchange's time in ms: the furthest any of its connections has heard."""
@@ -112,33 +142,66 @@ class Feed:
         Raises :class:`TakenError`, :class:`StoreError` and :class:`UnknownSymbol`.
         """
         name = self.plan.dialect.name
-        epoch = await self._lease.take()
-        self.report.epoch = epoch
-        self.journal.info("lease taken", epoch=epoch)
         try:
+            await self._take_lease()
             async with Http(self.plan.rest_url) as http, trio.open_nursery() as nursery:
                 nursery.start_soon(self._hold_lease)
                 nursery.start_soon(self._publish_status)
+                nursery.start_soon(watch, self.report, self.journal, self.now)
                 rest = Rest(
                     self.plan.dialect, http,
-                    Budget(self._redis, name, SHARE * self.plan.dialect.rest_per_second), self.now,
+                    Budget(
+                        self._redis, name, SHARE * self.plan.dialect.rest_per_second,
+                        self.plan.bans, journal=self.journal,
+                    ),
+                    self.now,
                 )  # fmt: skip
                 self.report.budget = rest.budget
                 await self._learn_products(rest)
                 await self._follow(rest)
         except* (Fenced, LeaseLost) as lost:
-            self._succeeded = True
-            raise TakenError(str(lost.exceptions[0])) from lost
-        finally:
+            # Whoever noticed first: what a person wants to know is who writes now.
             with trio.move_on_after(FINISH, shield=True):
-                await self._lease.release()
-                if not self._succeeded:  # else the status is our successor's
-                    await self._forget_status()
+                successor = await self._lease.successor()
+            raise successor or TakenError(str(first_of(lost))) from lost
+        finally:
+            if not self.handing_on:
+                await self.give_back()
+
+    async def give_back(self) -> None:
+        """Leave the exchange to whoever comes next; also while this is cancelled."""
+        with trio.move_on_after(FINISH, shield=True):
+            self.journal.sum_up()
+            await self._leave_words(None)
+            await self._lease.release()
+            await self._forget_status()
+
+    async def _take_lease(self) -> None:
+        """Take the lease, or stand by until it is ours."""
+        if self.plan.standby:
+            epoch = await self._lease.stand_by(self._stand_by)
+            self.journal.take()  # what was said meanwhile is for the log alone
+            self.report.standby = ""
+        else:
+            epoch = await self._lease.take()
+        self.report.epoch = epoch
+        self.journal.info("lease taken", epoch=epoch)
+
+    def _stand_by(self, waits_for: str) -> None:
+        if waits_for != self.report.standby:
+            self.report.standby = waits_for
+            self.journal.info(
+                "standing by", because=waits_for, next="takes over once the exchange is free"
+            )
 
     async def _hold_lease(self) -> None:
         def retaken() -> None:
             self.report.epoch = self._lease.epoch
             self.journal.warning("lease taken anew", epoch=self._lease.epoch)
+            # Somebody may have held it in between, and ended.
+            if self.report.readings is not None:
+                self.report.readings.distrust(self._series)
+            self._scan_wanted.set()
 
         await self._lease.hold(retaken)
 
@@ -180,6 +243,7 @@ class Feed:
         name, dialect = self.plan.dialect.name, self.plan.dialect
         symbols = [product.symbol for product in self._products]
         series = [one for symbol in symbols for one in store.all_series(name, symbol)]
+        await self._look_at_server()
         await self._look_at_keys(series)
         await self._patiently(lambda: self._raise_epochs(series))
         readings = Readings(self._redis, self._lease, self._chance)
@@ -200,6 +264,7 @@ class Feed:
             say=lambda event, fields: self.journal.info(event, **fields),
             progressed=lambda: self._progressed(repairs),
             chance=self._chance,
+            incident=self._report_incident,
         )  # fmt: skip
         self.report.writer, self.report.readings, self.report.repairs = writer, readings, repairs
         self._series = series
@@ -214,16 +279,40 @@ class Feed:
         repairs.progress.done = len(series) - (lacking or 0)
         self.report.started_following = True
         self._progressed(repairs)
+        liveness = Liveness(
+            [
+                Shard(tracker, health, self._connection(tracker, health, products, writer))
+                for tracker, health, products in zip(
+                    self._trackers, self._healths, self._shards(), strict=True
+                )
+            ],
+            rest,
+            dialect.streamed,
+            clock=self.now,
+            say=lambda event, fields: self.journal.warning(event, **fields),
+            halted=readings.halt,
+        )
+        self.report.liveness = liveness
+        verification = Verification(
+            dialect, self._redis, repairs, series,
+            requests_per_second=rest.budget.per_second,
+            clock=self.now,
+            say=lambda event, fields: self.journal.info(event, **fields),
+            chance=self._chance,
+        )  # fmt: skip
+        self.report.verification = verification
         try:
             async with trio.open_nursery() as pipeline:
                 pipeline.start_soon(writer.run)
                 pipeline.start_soon(repairs.run)
                 pipeline.start_soon(readings.run)
                 pipeline.start_soon(self._scan)
-                for tracker, health, products in zip(
-                    self._trackers, self._healths, self._shards(), strict=True
-                ):
-                    pipeline.start_soon(self._connect, tracker, health, products, writer)
+                if self._recorder is not None:
+                    pipeline.start_soon(self._recorder.run)
+                pipeline.start_soon(verification.run)
+                pipeline.start_soon(liveness.run)
+                for shard in liveness.shards:
+                    pipeline.start_soon(self._keep_connected, shard)
         finally:
             with trio.move_on_after(FINISH, shield=True):
                 await writer.finish()
@@ -247,11 +336,20 @@ class Feed:
 
     async def _raise_epochs(self, series: Sequence[Series]) -> None:
         """From here on, whoever held the lease before is refused by every series."""
-        store.raise_unless_foreign(
-            await self._redis.run_each(
+
+        async def try_to() -> Sequence[object]:
+            return await self._redis.run_each(
                 [script("epoch", (store.keys(one).companion,), self._lease.epoch) for one in series]
             )
-        )
+
+        replies = await try_to()
+        higher = max((reply.epoch for reply in replies if isinstance(reply, Fenced)), default=0)
+        if higher:
+            # From a time when the clock of Redis was ahead, unless we were succeeded: that it says.
+            self.report.epoch = await self._lease.take(at_least=higher)
+            self.journal.warning("lease taken anew", epoch=self.report.epoch)
+            replies = await try_to()
+        store.raise_unless_foreign(replies)
 
     async def _recall(self) -> None:
         """Tell the trackers where each symbol's stored candles end."""
@@ -266,6 +364,19 @@ class Feed:
             candles, _ = store.decode_candles(one, members)
             for candle in candles:
                 self._tracker_of[one.symbol].learn(candle)
+
+    async def _look_at_server(self) -> None:
+        """Say what would make Redis lose what we store."""
+        try:
+            policy = str((await self._redis.info()).get("maxmemory_policy", "noeviction"))
+        except StoreError:
+            return  # it does not let us ask
+        if policy != "noeviction":
+            self.journal.warning(
+                "Redis evicts candles when it is full", policy=policy,
+                next="CONFIG SET maxmemory-policy noeviction",
+            )  # fmt: skip
+            self.report.notices.append(f"Redis evicts candles when it is full ({policy})")
 
     async def _look_at_keys(self, series: Iterable[Series]) -> None:
         """Name the keys of ``series`` and of the exchange that hold somebody else's value.
@@ -314,10 +425,33 @@ class Feed:
 
     def _stored(self, written: store.Written, readings: Readings) -> None:
         readings.submit(written)
+        if self.report.verification is not None:
+            self.report.verification.stored(written)
+        if not written.history and (changed := written.having("cv")):
+            self.journal.info(
+                "the stream corrected what was stored", series=str(written.series),
+                candles=len(changed), first=iso(changed[0].open_time),
+            )  # fmt: skip
+            first, last = changed[0].open_time, changed[-1].open_time
+            self._report_incident(
+                Incident(Kind.CORRECTION, written.series, first, last, "the stream says otherwise")
+            )
         if written.history and written.series.timeframe is self.plan.dialect.streamed:
             known = written.having("aics")
             if known:
                 self._tracker_of[written.series.symbol].learn(known[-1])
+
+    def _report_incident(self, incident: Incident) -> None:
+        if self._recorder is not None:
+            self._recorder.report(incident)
+
+    async def _held(self, series: Series, first: int, last: int) -> Sequence[Candle] | None:
+        """What the store holds, None while it is away."""
+        try:
+            members = await self._redis.one(*store.range_call(series, first, last))
+        except StoreError:
+            return None
+        return store.decode_candles(series, members)[0]
 
     def _came_back(self) -> None:
         """Redis takes what we write again: it may have come back empty."""
@@ -327,9 +461,22 @@ class Feed:
         """Once per outage: the status cannot tell, it lives in the Redis that is away."""
         if not self._away_said:
             self._away_said = True
+            self._away_at = trio.current_time()
             self.journal.warning(
                 "Redis is away", why=why, next="closed candles wait in memory; trying again"
             )
+
+    def _say_slow(self, took: float) -> None:
+        """Once when Redis answers slowly, and once when it does not any more."""
+        self._took.append(took)
+        slow = min(self._took) if len(self._took) == self._took.maxlen else 0.0
+        if slow > SLOW and not self.report.slow:
+            self.journal.warning(
+                "Redis is slow", seconds=round(slow, 1), next="candles and readings are late by it"
+            )
+        elif slow <= SLOW and self.report.slow:
+            self.journal.info("Redis is as fast as it was")
+        self.report.slow = slow if slow > SLOW else 0.0
 
     def _progressed(self, repairs: Repairs) -> None:
         progress = repairs.progress
@@ -364,48 +511,77 @@ class Feed:
             boundary = (now - ALLOWANCE) // ms
             if not self._scan_wanted.is_set() and boundary == last:
                 continue
-            cause = "found missing" if not self._scan_wanted.is_set() else "found after a break"
+            cause = "found missing" if not self._scan_wanted.is_set() else AFTER_A_BREAK
             self._scan_wanted = trio.Event()
             last = boundary
             try:
-                await self._repairs.scan(self._series, cause)
+                served = [s for s in self._series if s.symbol not in self.report.rejected]
+                if cause == AFTER_A_BREAK:
+                    await self._raise_epochs(served)
+                await self._repairs.scan(served, cause)
+                if self.report.readings is not None:
+                    await self.report.readings.look()
             except StoreError:
                 self._scan_wanted.set()
                 await trio.sleep(1.0)
 
     # -- connections ----------------------------------------------------------------------
 
-    async def _connect(
+    def _connection(
         self, tracker: Tracker, health: Health, products: Sequence[Product], writer: Writer
-    ) -> None:
+    ) -> Connection:
         def changed(state: State) -> None:
             self.journal.debug("connection", name=health.name, state=state.value)
             if state is State.LIVE:
                 self.journal.info("connection live", name=health.name, symbols=health.symbols)
                 self._scan_wanted.set()
-            for message in tracker.rejected:
+
+        def rejected(messages: Sequence[str]) -> None:
+            for message in messages:
                 self.journal.warning(
                     "the exchange rejected something", name=health.name, message=message
                 )
-            tracker.rejected.clear()
+            self._reject(health, products)
 
         def malformed(error: MalformedMessage) -> None:
             self.journal.debug("malformed frame", name=health.name, why=str(error))
 
+        dialect = self.plan.dialect
+        pace = self._pace if dialect.messages_shared else Pace(dialect.messages_per_second)
+        return Connection(
+            self.plan.dialect, self.plan.websocket_url, [p.native for p in products],
+            tracker, health, writer.wake, changed, malformed, pace, rejected,
+            self._recorder.ring(health.name).heard if self._recorder is not None else None,
+        )  # fmt: skip
+
+    async def _keep_connected(self, shard: Shard) -> None:
+        """One chain of tries: a lost socket restarts this shard only."""
+        health = shard.health
+
         def failed(why: str, wait: float) -> None:
             health.error = why
             health.reconnects += 1
+            health.again_at = trio.current_time() + wait
 
-        dialect = self.plan.dialect
-        pace = self._pace if dialect.messages_shared else Pace(dialect.messages_per_second)
-        connection = Connection(
-            self.plan.dialect, self.plan.websocket_url, [p.native for p in products],
-            tracker, health, writer.wake, changed, malformed, pace,
-        )  # fmt: skip
         await supervise(
-            f"connection {health.name}", connection.live, self.journal,
+            f"connection {health.name}", shard.connection.live, self.journal,
             chance=self._chance, failed=failed, hint=DEMO_HINT,
         )  # fmt: skip
+
+    def _reject(self, health: Health, products: Sequence[Product]) -> None:
+        """What the exchange does not serve is not followed; what it serves after all is."""
+        rejected = dict(self.report.rejected)
+        for product in products:
+            why = health.rejected.get(product.native)
+            if why is None:
+                if rejected.pop(product.symbol, None) is not None:
+                    self.journal.info("a symbol is served after all", symbol=product.symbol)
+                    self._scan_wanted.set()
+            elif product.symbol not in rejected:
+                rejected[product.symbol] = why
+                self.journal.warning("a symbol is not served", symbol=product.symbol, why=why)
+        self.report.rejected = rejected
+        self._repairs.leave_out(rejected)
 
     def _shards(self) -> list[Sequence[Product]]:
         size = self.plan.dialect.products_per_connection
@@ -417,16 +593,13 @@ class Feed:
         dialect = self.plan.dialect
         for number, products in enumerate(self._shards(), start=1):
             self._trackers.append(
-                Tracker(
+                tracker_of(
+                    dialect,
                     (
                         (p.native, Series(dialect.name, p.symbol, dialect.streamed))
                         for p in products
                     ),
-                    settle=dialect.settle,
-                    sample_lag=dialect.sample_lag,
-                    sample_every=dialect.sample_every,
-                    sample_delay=dialect.sample_delay,
-                    pending=self._pending,
+                    self._pending,
                 )
             )
             self._healths.append(Health(f"{dialect.name}/{number}", len(products)))
@@ -435,6 +608,13 @@ class Feed:
                 # The REST server's time: the first stamp of a socket is not believed alone either.
                 self._trackers[-1].clock.hear(known, trio.current_time())
             self._tracker_of.update((p.symbol, self._trackers[-1]) for p in products)
+            if self._recorder is not None:
+                self._recorder.attach(
+                    self._healths[-1].name,
+                    self._trackers[-1],
+                    {p.native: p.symbol for p in products},
+                    len(self._shards()),
+                )
         self.report.healths = self._healths
         self.report.trackers = self._trackers
 
@@ -443,30 +623,49 @@ class Feed:
     async def _publish_status(self) -> None:
         while True:
             text = report_text(self.report, self.now(), trio.current_time())
-            why = await self._say(
-                ("SET", store.status_key(self.plan.dialect.name), text, "EX", STATUS_TTL)
-            )
+            key, epoch = store.status_key(self.plan.dialect.name), self._lease.epoch
+            why = await self._say(store.keep(key, text, STATUS_TTL, epoch))
             writer = self.report.writer
             if writer is not None and writer.turns.away_since is not None:
                 why = why or writer.turns.away_why
+            self._say_slow(0.0 if why else self._redis.took("publish"))
             if why:
                 self._say_away(why)
             elif self._away_said:
                 self._away_said = False
-                self.journal.info("Redis is back")
+                after = round(trio.current_time() - self._away_at, 1)
+                self.journal.info("Redis is back", after_seconds=after)
+            await self._leave_words(text if why else None)
             if not why:
                 with contextlib.suppress(StoreError):  # the next status tells
                     await self._look_at_keys(self._suspected())
             await trio.sleep(STATUS_EVERY)
+
+    async def _leave_words(self, text: bytes | None) -> None:
+        """While Redis does not take the status it lies in the state directory."""
+        directory, name = self.plan.state_dir, self.plan.dialect.name
+        if directory is None or (text is None and not self._words_left):
+            return
+        if text is None:
+            self._words_left = False
+            await trio.to_thread.run_sync(last_words.take_back, directory, name)
+            return
+        trouble = await trio.to_thread.run_sync(last_words.leave, directory, name, text)
+        if trouble and self._words_left is not None:
+            self.journal.warning("the status cannot be kept for commands", why=trouble)
+        self._words_left = None if trouble else True
 
     async def _say(self, last: Call) -> str:
         """Publish what the journal holds, and ``last`` after it; returns why Redis did not take it.
 
         Messages it did not take are kept for the next time. Raises :class:`StoreUnusable`.
         """
-        messages = [*self._unsaid, *self.journal.calls()][-WAITING:]
+        messages = [*self._unsaid, *self.journal.take()][-WAITING:]
         self._unsaid = messages  # also when this is cancelled
-        replies = await self._redis.run_each([*messages, last], "publish")
+        calls = [self.journal.call(text, self._lease.epoch) for text in messages]
+        replies = await self._redis.run_each([*calls, last], "publish")
+        if store.SUCCEEDED in replies:
+            self._lease.doubt()
         self._unsaid = [
             message
             for message, reply in zip(messages, replies, strict=False)
@@ -481,4 +680,5 @@ class Feed:
     async def _forget_status(self) -> None:
         """A status must not outlive its owner."""
         with contextlib.suppress(StoreUnusable):
-            await self._say(("DEL", store.status_key(self.plan.dialect.name)))
+            key = store.status_key(self.plan.dialect.name)
+            await self._say(store.forget(key, self._lease.epoch))

@@ -8,6 +8,7 @@ state the store keeps. No windows of candles are held in memory.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
@@ -39,6 +40,13 @@ class _Version(msgspec.Struct):
 
 
 _version = msgspec.json.Decoder(_Version)
+_BEGINNING = re.compile(rb'{"open_time":(\d+),')
+
+
+def _time_of(reading: bytes) -> int:
+    """Of what candle a stored reading is; 0 when it is none of ours."""
+    found = _BEGINNING.match(reading)
+    return int(found[1]) if found else 0
 
 
 @attrs.define
@@ -48,6 +56,8 @@ class Work:
     published: int = 0
     replayed: int = 0
     behind: int = 0
+    away_why: str = ""
+    """Why readings wait, while Redis does not take or give what they need."""
 
 
 @attrs.define
@@ -81,9 +91,14 @@ class Readings:
         self._foreign: set[Series] = set()
         """Series whose newest reading waits: its key is somebody else's."""
         self._wake = trio.Event()
+        self._halted = False
         self.work = Work()
 
     # -- for others -----------------------------------------------------------------------
+
+    def halt(self, halted: bool) -> None:
+        """Whether the exchange is halted: the readings from now on say so."""
+        self._halted = halted
 
     def submit(self, written: store.Written) -> None:
         """The writer stored something."""
@@ -118,6 +133,25 @@ class Readings:
         self._stale.update(series)
         self._wake.set()
 
+    async def look(self) -> None:
+        """Compute anew what Redis lost: evicted, or older than what it had acknowledged."""
+        times = self._states.column("open_time")
+        known = [
+            (one, int(times[head.row]))
+            for one, head in self._heads.items()
+            if times[head.row] and one not in self._unpublished
+        ]
+        calls = [("GETRANGE", store.keys(one).indicator, 0, 40) for one, _ in known]
+        replies = await self._redis.run_each(calls, "read")
+        store.raise_unless_foreign(replies)
+        lost = [
+            one
+            for (one, time), reply in zip(known, replies, strict=True)
+            if not isinstance(reply, StoreError) and _time_of(reply) < time
+        ]
+        if lost:
+            self.distrust(lost)
+
     # -- the task -------------------------------------------------------------------------
 
     async def start(self, series: Sequence[Series]) -> None:
@@ -139,9 +173,11 @@ class Readings:
                 await self.turn()
             except Fenced:
                 raise
-            except StoreError:
+            except StoreError as error:
+                self.work.away_why = str(error)
                 await trio.sleep(backoff.next(self._chance()))
             else:
+                self.work.away_why = ""
                 backoff.reset()
 
     async def turn(self) -> None:
@@ -255,6 +291,7 @@ class Readings:
             symbols=[series.symbol for series, _ in newest],
             timeframes=[series.timeframe for series, _ in newest],
             revisions=[candle.revision for _, candle in newest],
+            halted=self._halted,
         )
         for (series, _), head, (_, text) in zip(newest, heads, built, strict=True):
             # Where it stood: a restart trusts the state unless something changed behind it since.
@@ -275,7 +312,12 @@ class Readings:
             if oldest.open_time <= head.edge_time:
                 continue
             counted = int(self._states.column("count")[head.row])
-            if written.stored != store.KEEP or (head.edge_time == 0 and counted != store.KEEP):
+            follows = head.edge_time in (0, oldest.open_time - written.series.timeframe.ms)
+            if (
+                written.stored != store.KEEP
+                or not follows
+                or (head.edge_time == 0 and counted != store.KEEP)
+            ):
                 self._stale.add(written.series)  # its edge is found by a replay
             else:
                 moving[head.row] = (head, oldest)
@@ -370,7 +412,7 @@ class Readings:
         found: list[tuple[Series, list[Candle], States]] = []
         for one, reply in zip(series, replies, strict=True):
             if isinstance(reply, StoreError):
-                if type(reply) is not StoreError or not answered(reply):
+                if not store.is_foreign(reply):
                     raise reply
                 continue  # somebody else's key: the writer tells, its next success leads here again
             *fields, members = reply
@@ -385,8 +427,9 @@ class Readings:
                         # What is older than the edge is in the state before it.
                         start = States.of([before])
                         candles = [c for c in candles if c.open_time >= known.edge_time]
-                    elif candles[0].open_time > known.edge_time:
+                    elif candles[0].open_time == known.edge_time + one.timeframe.ms:
                         start = States.of([after])
+                    # Else what lay between is lost: the oldest stored candle becomes the anchor.
             except MalformedMessage:
                 # A damaged state: the oldest stored candle becomes the anchor.
                 start = States.fresh(1)

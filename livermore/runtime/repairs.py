@@ -18,10 +18,12 @@ from livermore.adapters import store
 from livermore.adapters.redis import Call, Redis, script
 from livermore.dialect import Dialect
 from livermore.errors import LivermoreError, MalformedMessage, StoreError
-from livermore.market.candle import Evidence, Series
+from livermore.market.candle import Candle, Evidence, Series
+from livermore.market.certificate import Compared, judge
 from livermore.market.gap import (
     SECOND_LOOK,
     SETTLED,
+    VERIFY,
     Gap,
     Lane,
     Outcome,
@@ -30,13 +32,14 @@ from livermore.market.gap import (
     merge,
     pages,
 )
-from livermore.market.history import Row, deeper, read_page, wanted, window
+from livermore.market.history import Page, Row, against, deeper, read_page, wanted, window
 from livermore.market.timeframe import TIMEFRAMES
-from livermore.market.tracker import Missing, Suspect
+from livermore.market.tracker import DIFFERS, Missing, Suspect
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.lease import Lease
+from livermore.runtime.recorder import Incident, Kind
 from livermore.runtime.rest import Rest
-from livermore.runtime.writer import Writer
+from livermore.runtime.writer import CONTRADICTED, Writer
 
 HISTORY = "history"
 """The cause of a gap that is there because nobody asked yet."""
@@ -76,6 +79,9 @@ class Progress:
     requests: int = 0
     looks: int = 0
     differed: int = 0
+    filled: int = 0
+    """Gaps that were filled, history apart."""
+    unfillable: int = 0
 
 
 class Repairs:
@@ -94,6 +100,7 @@ class Repairs:
         say: Callable[[str, dict[str, object]], None],
         progressed: Callable[[], None],
         chance: Callable[[], float],
+        incident: Callable[[Incident], None] = lambda incident: None,
     ) -> None:
         self._dialect = dialect
         self._redis = redis
@@ -104,20 +111,26 @@ class Repairs:
         self._clock = clock
         self._say = say
         self._progressed = progressed
+        self._incident = incident
         self._chance = chance
         self._open: dict[str, Gap] = {}
         self._busy: set[str] = set()
         self._recheck: dict[str, float] = {}
         """Monotonic time at which an open gap is surveyed again: the stream may have filled it."""
         self._looks: dict[tuple[Series, int], tuple[int, str]] = {}
-        self._looked: dict[tuple[Series, int], int] = {}
-        """How often REST was asked about a suspect slot and showed nothing that decides."""
+        self._looked: dict[tuple[Series, int], tuple[int, int]] = {}
+        """How often REST was asked about a suspect slot and showed nothing that decides, and when
+        it was asked first (exchange ms)."""
         self._aside: dict[Series, float] = {}
         """Series a key of which is somebody else's, and the monotonic time of the next try."""
         self._unwritten: dict[str, Gap] = {}
         """What the ledger did not take: its key is somebody else's."""
         self._changed = trio.Event()
         self._wanting: set[Series] = set()
+        self._left_out: Mapping[str, str] = {}
+        """Symbols the exchange does not serve, and why."""
+        self.to_verify: dict[str, Gap] = {}
+        """Ranges of the ledger that lack nothing and are to be compared with REST."""
         self.progress = Progress()
 
     @property
@@ -144,27 +157,32 @@ class Repairs:
             ranges.setdefault((slot.series, slot.cause), []).append(
                 (slot.open_time, slot.open_time)
             )
+        found: list[Gap] = []
         for (series, cause), listed in ranges.items():
             for first, last in merge(listed, series.timeframe):
-                self.add(series, first, last, cause, Lane.LIVE)
+                found += self.add(series, first, last, cause, Lane.LIVE)
+        self._say_found(found)
 
     def suspects(self, slots: Iterable[Suspect]) -> None:
         """Stored slots to compare with REST once it can be trusted."""
         for slot in slots:
             due = slot.open_time + slot.series.timeframe.ms + LOOK_AFTER
             self._looks.setdefault((slot.series, slot.open_time), (due, slot.cause))
+            if slot.cause == DIFFERS:
+                one = Incident(Kind.MISMATCH, slot.series, slot.open_time, slot.open_time, DIFFERS)
+                self._incident(one)
         self._changed.set()
 
-    def add(self, series: Series, first: int, last: int, cause: str, lane: Lane) -> None:
-        """A gap; a range that is known already is not added twice."""
+    def add(self, series: Series, first: int, last: int, cause: str, lane: Lane) -> Sequence[Gap]:
+        """A gap; a range that is known already is not added twice. Returns what is new."""
         now = self._clock()
-        if now is None or series.symbol not in self._natives:
-            return
+        if now is None or series.symbol not in self._natives or series.symbol in self._left_out:
+            return ()
         if cause != DEEPER:
             self._wanting.add(series)
         for known in self._open.values():
             if known.series == series and known.first <= first and last <= known.last:
-                return
+                return ()
         gap = Gap(series, first, last, cause, now, lane, next_try=now)
         same = self._open.get(gap.name)
         if same is not None:
@@ -172,7 +190,45 @@ class Repairs:
             omitted_at = same.omitted_at if last <= same.last else None
             gap = attrs.evolve(same, last=max(last, same.last), omitted_at=omitted_at)
         self._open[gap.name] = gap
+        self._unwritten[gap.name] = gap
         self._changed.set()
+        return (gap,)
+
+    def _say_found(self, gaps: Sequence[Gap]) -> None:
+        """One line for all that went missing at once; history is no news."""
+        news = [gap for gap in gaps if gap.cause not in (HISTORY, DEEPER)]
+        for gap in news:
+            self._incident(Incident(Kind.GAP, gap.series, gap.first, gap.last, gap.cause))
+        if news:
+            self._say(
+                "gaps found",
+                {
+                    "gaps": len(news),
+                    "candles": sum(gap.slots for gap in news),
+                    "cause": news[0].cause,
+                    "first": str(news[0].series),
+                    "next": "REST is asked",
+                },
+            )
+
+    def leaves_out(self, series: Series) -> bool:
+        """Whether nothing can be asked about ``series``."""
+        return series.symbol in self._left_out or series.symbol not in self._natives
+
+    def leave_out(self, symbols: Mapping[str, str]) -> None:
+        """Symbols the exchange does not serve, with its reason: their gaps end as unfillable."""
+        self._left_out = symbols
+        now = self._clock() or 0
+        for name, gap in list(self._open.items()):
+            if gap.series.symbol in symbols:
+                why = symbols[gap.series.symbol]
+                self._unwritten[name] = attrs.evolve(
+                    gap, outcome=Outcome.UNFILLABLE, ended=now, note=why
+                )
+                del self._open[name]
+                self._recheck.pop(name, None)
+                self._wanting.discard(gap.series)
+        self._progressed()
 
     async def scan(self, series: Sequence[Series], cause: str, lane: Lane = Lane.REPAIR) -> int:
         """Add what the store lacks of the newest slots; returns how many series lack something.
@@ -187,6 +243,9 @@ class Repairs:
         replies = await self._redis.run_each(calls, "read")
         store.raise_unless_foreign(replies)
         lacking = 0
+        new: list[Gap] = []
+        lost: list[Call] = []
+        began: dict[str, int] = {}
         for one, reply in zip(series, replies, strict=True):
             if isinstance(reply, StoreError):
                 self._aside[one] = trio.current_time() + ASIDE
@@ -200,10 +259,13 @@ class Repairs:
                 oldest=found.oldest,
                 asked_from=found.asked_from,
                 ever=found.cursor is not None,
+                traded_from=began.get(one.symbol),
             )
+            if one.timeframe is self._dialect.streamed and found.oldest is not None:
+                began[one.symbol] = found.oldest
             first_fetch = found.asked_from is None
             for first, last in ranges:
-                self.add(
+                new += self.add(
                     one,
                     first,
                     last,
@@ -212,7 +274,14 @@ class Repairs:
                 )
             if not ranges and not first_fetch:
                 self._deepen(found, settled)
+            if found.oldest is not None and (found.cursor is None or (first_fetch and not ranges)):
+                # Its companion was lost: what it should tell is written anew.
+                since = "" if ranges else min(found.oldest, window(one.timeframe, settled)[0])
+                companion = store.keys(one).companion
+                lost.append(script("asked", (companion,), self._lease.epoch, since, found.oldest))
             lacking += bool(ranges)
+        self._say_found(new)
+        store.raise_unless_foreign(await self._redis.run_each(lost, "publish"))
         return lacking
 
     def _deepen(self, found: store.Survey, now: int) -> bool:
@@ -253,7 +322,9 @@ class Repairs:
             except MalformedMessage:
                 stale.append(name)
                 continue
-            if gap.outcome is Outcome.OPEN:
+            if gap.outcome is Outcome.OPEN and gap.cause == VERIFY:
+                self.to_verify.setdefault(gap.name, gap)
+            elif gap.outcome is Outcome.OPEN:
                 if gap.name not in self._open and gap.series.symbol in self._natives:
                     self._open[gap.name] = gap
                     if gap.cause != DEEPER:
@@ -263,11 +334,20 @@ class Repairs:
                 stale.append(name)
         if stale:
             await self._redis.one("HDEL", store.gaps_key(exchange), *stale)
-        while self._unwritten:
-            gap = next(iter(self._unwritten.values()))
-            if not await self._write_entry(gap):
-                break
-            if self._unwritten.get(gap.name) is gap:
+        await self._write_ledger()
+
+    async def _write_ledger(self) -> None:
+        """Tell the ledger what it does not know yet; a worker tells of its own gap itself."""
+        unwritten = [gap for name, gap in self._unwritten.items() if name not in self._busy]
+        if not unwritten:
+            return
+        key = store.gaps_key(self._lease.exchange)
+        replies = await self._redis.run_each(
+            [("HSET", key, gap.name, encode_gap(gap)) for gap in unwritten], "publish"
+        )
+        store.raise_unless_foreign(replies)
+        for gap, reply in zip(unwritten, replies, strict=True):
+            if not isinstance(reply, StoreError) and self._unwritten.get(gap.name) is gap:
                 del self._unwritten[gap.name]
 
     # -- the task -------------------------------------------------------------------------
@@ -360,8 +440,11 @@ class Repairs:
         series, first, last, cause = look
         slots = range(first, last + 1, series.timeframe.ms)
         again = [Suspect(series, open_time, cause) for open_time in slots]
+        before = [self._looked.get((series, open_time)) for open_time in slots]
+        moments = [known[1] for known in before if known is not None]
+        omitted_at = max(moments) if len(moments) == len(before) else None
         try:
-            asked = await self._ask(series, first, last, [(first, last)], Lane.VERIFICATION)
+            asked = await self.compare(series, first, last, cause, omitted_at=omitted_at)
         except StoreError:
             self.suspects(again)
             raise
@@ -370,8 +453,33 @@ class Repairs:
             self.suspects(again)
             await trio.sleep(1.0)
             return
+        if cause == CONTRADICTED and asked.compared.corrected == 0:
+            # REST says it again: it may be behind what we heard a moment ago.
+            asked = attrs.evolve(asked, undecided=slots)
+        self._look_later(series, asked, cause)
+
+    async def compare(
+        self,
+        series: Series,
+        first: int,
+        last: int,
+        cause: str,
+        *,
+        lane: Lane = Lane.VERIFICATION,
+        omitted_at: int | None = None,
+    ) -> Asked:
+        """Compare stored slots, at most a page of them, with REST; its word replaces ours.
+
+        What is newer is asked for along with them: it shows how far the reply goes.
+        ``omitted_at``: when an earlier reply omitted those that are undecided.
+        """
+        running = series.timeframe.floor(self._clock() or last)
+        span = (self._dialect.rest_rows - 1) * series.timeframe.ms
+        plan = [(first, max(last, min(first + span, running)))]
+        asked = await self._ask(series, first, last, plan, lane, omitted_at)
+        if asked.problem:
+            return asked
         self.progress.looks += 1
-        self._look_later(series, asked.unproved, cause)
         changed = asked.written.having("cv") if asked.written else []
         if changed:
             self.progress.differed += len(changed)
@@ -379,13 +487,26 @@ class Repairs:
                 "REST corrected what was stored",
                 {"series": str(series), "candles": len(changed), "cause": cause},
             )
+        return asked
 
-    def _look_later(self, series: Series, slots: Iterable[int], cause: str) -> None:
-        """Slots that a reply does not show: another one may, a few times."""
-        for open_time in slots:
-            tries = self._looked.pop((series, open_time), 0) + 1
-            if tries < LOOKS:
-                self._looked[series, open_time] = tries
+    def _tell_corrections(self, written: store.Written, held: Mapping[int, Candle]) -> None:
+        """What REST corrected, and what was held there before."""
+        said = written.having("cv")
+        if said:
+            times = [candle.open_time for candle in said]
+            self._incident(
+                Incident(
+                    Kind.CORRECTION, written.series, times[0], times[-1], "REST says otherwise",
+                    [held[time] for time in times if time in held], said,
+                )
+            )  # fmt: skip
+
+    def _look_later(self, series: Series, asked: Asked, cause: str) -> None:
+        """Slots that a reply does not decide: another one may, a few times."""
+        for open_time in asked.undecided:
+            tries, since = self._looked.pop((series, open_time), (0, asked.at))
+            if tries + 1 < LOOKS:
+                self._looked[series, open_time] = tries + 1, since
                 due = (self._clock() or open_time) + SECOND_LOOK
                 self._looks.setdefault((series, open_time), (due, cause))
         while len(self._looked) > REMEMBERED_LOOKS:
@@ -403,7 +524,9 @@ class Repairs:
             if not asked.problem:
                 # Remembered for good: nobody asks again for what the exchange does not have.
                 companion = store.keys(gap.series).companion
-                await self._redis.run([script("asked", (companion,), self._lease.epoch, gap.first)])
+                await self._redis.run(
+                    [script("asked", (companion,), self._lease.epoch, gap.first)], "publish"
+                )
             survey = await self._survey(gap)
         left = self._left(gap, survey)
         if left and asked is None:
@@ -482,15 +605,17 @@ class Repairs:
         else:
             self._open.pop(gap.name, None)
             self._recheck.pop(gap.name, None)
-        if await self._write_entry(gap):
+        if await self.write_entry(gap):
             self._unwritten.pop(gap.name, None)
         else:
             self._unwritten[gap.name] = gap
         if gap.outcome is not Outcome.OPEN:
             self._finished(gap, survey, now)
 
-    async def _write_entry(self, gap: Gap) -> bool:
-        """Whether the ledger took ``gap``: not while its key is somebody else's."""
+    async def write_entry(self, gap: Gap) -> bool:
+        """Whether the ledger took ``gap``: not while its key, or the lease, is somebody else's."""
+        if not self._lease.valid():
+            return False
         call: Call = ("HSET", store.gaps_key(self._lease.exchange), gap.name, encode_gap(gap))
         [reply] = await self._redis.run_each([call], "publish")
         store.raise_unless_foreign([reply])
@@ -505,6 +630,8 @@ class Repairs:
             self._wanting.discard(gap.series)
             self._progressed()
         if gap.cause not in (HISTORY, DEEPER) or gap.outcome is Outcome.UNFILLABLE:
+            self.progress.filled += gap.outcome is Outcome.FILLED
+            self.progress.unfillable += gap.outcome is Outcome.UNFILLABLE
             self._say(
                 f"gap {gap.outcome.value}",
                 {
@@ -554,8 +681,9 @@ class Repairs:
             first = max(
                 first, answered_from
             )  # pages come newest first: only this much was answered
-        before = await self._redis.one(*store.range_call(series, first - ms, first - ms))
-        known, _ = store.decode_candles(series, before)
+        until = max(end for _, end in plan)
+        members = await self._redis.one(*store.range_call(series, first - ms, until))
+        held = {one.open_time: one for one in store.decode_candles(series, members)[0]}
         # All pages together: what lies between the rows of two pages is in neither of them.
         page = read_page(
             series,
@@ -564,20 +692,41 @@ class Repairs:
             last,
             min(moments),
             omitted_at=omitted_at,
-            price_before=known[0].close if known else None,
+            price_before=held[first - ms].close if first - ms in held else None,
             omits_empties=self._dialect.empties_omitted,
         )
+        page = against(page, held, min(moments))
         if page.impossible:
             fields: dict[str, object] = {"series": str(series), "candles": page.impossible}
             self._say("REST sent impossible candles", fields)
         written = await self._writer.history(series, page.candles)
+        if written is not None:
+            self._tell_corrections(written, held)
         # What was read too early to be final is looked at again.
         self.suspects(
             Suspect(series, candle.open_time, "read before it settled")
             for candle in page.candles
             if candle.evidence is not Evidence.REST
         )
-        return Asked(written, page.unproved, min(moments), problem)
+        given = zip(page.candles, written.codes, strict=True) if written else ()
+        codes = {candle.open_time: code for candle, code in given}
+        slots = range(first, min(last, series.timeframe.last_closed(min(moments))) + 1, ms)
+        compared, undecided = judge(slots, held, page, codes)
+        self._look_behind(series, page, codes, min(moments))
+        omitted = [slot for slot in page.kept if slot in page.omitted]
+        return Asked(written, page.unproved, min(moments), problem, compared, undecided, omitted)
+
+    def _look_behind(self, series: Series, page: Page, codes: Mapping[int, str], at: int) -> None:
+        """The newest candle of a reply may be half of one, where it was news.
+
+        One that was missing, while the reply is young. One that changed what was there, until a
+        reply changes it no more: a cache is behind, or the exchange's clock is ahead.
+        """
+        end = page.newest + series.timeframe.ms
+        code = codes.get(page.newest, "")
+        if code in ("c", "v") or (code in ("a", "i") and at - end < SETTLED):
+            due = max(at, end + SETTLED - SECOND_LOOK) + SECOND_LOOK
+            self._looks.setdefault((series, page.newest), (due, "newest of its reply"))
 
 
 @attrs.frozen
@@ -588,3 +737,8 @@ class Asked:
     unproved: Sequence[int] = ()
     at: int = 0
     problem: str = ""
+    compared: Compared = attrs.field(factory=Compared)
+    undecided: Sequence[int] = ()
+    """Slots of what was compared that another reply may decide."""
+    omitted: Sequence[int] = ()
+    """Those of them that traded, and that the reply lacks though it goes further."""

@@ -1,11 +1,13 @@
 """REST inside the exchange's budget, which all processes on one Redis share.
 
 Without Redis only server time and products may be asked, one per second. A refusal (429) stops
-everyone for as long as the exchange says.
+everyone for as long as the exchange says, also after a restart.
 """
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -13,48 +15,79 @@ import attrs
 import trio
 
 from livermore.adapters import store
+from livermore.adapters.bans import LONGEST, Ban, Bans
 from livermore.adapters.http import Http, Reply
 from livermore.adapters.redis import Redis, script
 from livermore.dialect import Dialect, Request
-from livermore.errors import RateLimited, StoreError
+from livermore.errors import ConfigurationError, MalformedMessage, RateLimited, StoreError
 from livermore.market.gap import Lane
 from livermore.market.history import Row
 from livermore.market.product import Product
-from livermore.market.timeframe import Timeframe
+from livermore.market.timeframe import Timeframe, iso
+from livermore.runtime.journal import Journal
 
 SHARE = 0.8
 """Of the documented limit."""
 CLOSEST = 0.9
 """Of the even spacing: two requests of this process are never closer."""
+REPEAT = 5.0
+"""Seconds between two times that Redis is told of a ban in force."""
+SAME = 1.0
+"""Seconds by which a ban must end later to be another one: the clocks of its tellers differ."""
+SAY = 600.0
+"""Seconds between two log lines while the exchange refuses us again and again."""
+WHY = 200
+"""Characters of what the exchange said."""
 
 
 @attrs.define
 class Budget:
-    """Grants requests. ``allowed`` is in requests per second."""
+    """Grants requests, ``per_second`` of them.
+
+    A ban is remembered in memory, in ``bans`` (the state directory) and in Redis; whichever of them
+    forgets is told again by the others.
+    """
 
     redis: Redis
     exchange: str
     per_second: float
+    bans: Bans | None = None
+    wall: Callable[[], float] = time.time
+    """Seconds since the epoch, for what outlives this process."""
+    journal: Journal = attrs.field(
+        default=attrs.Factory(lambda self: Journal(self.exchange), takes_self=True)
+    )
     refusals: int = 0
+    ban: Ban | None = None
+    """The last one, in force or over."""
     _granted: deque[float] = attrs.Factory(lambda: deque(maxlen=6000))
     _stop_until: float = 0.0
     _next: float = 0.0
+    _next_alone: float = 0.0
+    _recalled: bool = False
+    _repeat_at: float = 0.0
+    """When Redis is told of the ban again: it may have been emptied."""
+    _banned_since: float | None = None
+    _say_at: float = 0.0
 
     async def grant(self, lane: Lane, weight: int = 1) -> None:
         """Wait until one request may be sent. Raises :class:`StoreError` when Redis is away."""
         space = int(1_000_000 / self.per_second)
         call = script("budget", (store.budget_key(self.exchange),), space, int(lane), weight)
+        self._recall()
         while True:
-            pause = self._stop_until - trio.current_time()
-            if pause > 0:
-                await trio.sleep(pause)
-            granted, wait = (await self.redis.run([call], "publish"))[0]
+            await self._wait_out()
+            granted, wait, *why = (await self.redis.run([call], "publish"))[0]
+            if int(granted) < 0:
+                await self._stop(wait / 1_000_000, why[0].decode("utf-8", "replace"))
+                await trio.sleep(min(REPEAT, wait / 1_000_000))
+                continue
             # A moment more than asked: two requests a hair closer than allowed are what 429 is for.
             await trio.sleep(wait / 1_000_000 + (0.0 if int(granted) else 0.001))
             if int(granted):
                 # Grants that waited together behind something slow must not be spent together.
                 moment = max(trio.current_time(), self._next)
-                self._next = moment + CLOSEST / self.per_second
+                self._next = moment + CLOSEST * weight / self.per_second
                 await trio.sleep_until(moment)
             # Refused while this one waited: it would be one request into the ban.
             if int(granted) and self._stop_until <= trio.current_time():
@@ -63,28 +96,93 @@ class Budget:
 
     async def grant_alone(self) -> None:
         """The slow pace for when Redis is away: one per second, in this process only."""
+        self._recall()
         last = self._granted[-1] if self._granted else -1.0
-        await trio.sleep(
-            max(0.0, last + 1.0 - trio.current_time(), self._stop_until - trio.current_time())
-        )
-        self._granted.append(trio.current_time())
+        self._next_alone = max(self._next_alone, last + 1.0)
+        while True:
+            moment = max(trio.current_time(), self._next_alone, self._stop_until)
+            self._next_alone = moment + 1.0
+            await trio.sleep_until(moment)
+            if self._stop_until <= trio.current_time():
+                self._granted.append(trio.current_time())
+                return
 
     async def refused(self, seconds: float, why: str) -> None:
         """The exchange told us to stay away."""
         self.refusals += 1
-        self._stop_until = max(self._stop_until, trio.current_time() + seconds)
-        call = script(
-            "ban", (store.budget_key(self.exchange),), int(seconds * 1_000_000), why[:200]
-        )
-        try:
-            await self.redis.run([call], "publish")
-        except StoreError:
-            return  # remembered in memory
+        await self._stop(seconds, why)
+        with contextlib.suppress(StoreError):  # remembered here, and told to Redis when it is back
+            await self._tell_redis(seconds, why, 1)
+
+    def answered(self) -> None:
+        """The exchange serves us."""
+        if self._banned_since is not None:
+            after = round(trio.current_time() - self._banned_since)
+            self._banned_since = None
+            self.journal.info("REST serves us again", after_seconds=after)
+
+    @property
+    def banned(self) -> Ban | None:
+        """The ban in force."""
+        return self.ban if self._stop_until > trio.current_time() else None
 
     def used(self, seconds: float) -> int:
         """Requests of this process in the last ``seconds``."""
         since = trio.current_time() - seconds
         return sum(1 for moment in self._granted if moment > since)
+
+    async def _wait_out(self) -> None:
+        """Until no ban is in force."""
+        while (left := self._stop_until - trio.current_time()) > 0:
+            if self.ban is not None and trio.current_time() >= self._repeat_at:
+                with contextlib.suppress(StoreError):
+                    await self._tell_redis(left, self.ban.why, 0)
+            await trio.sleep(max(0.0, min(REPEAT, self._stop_until - trio.current_time())))
+
+    async def _tell_redis(self, seconds: float, why: str, refusals: int) -> None:
+        self._repeat_at = trio.current_time() + REPEAT
+        length = int(seconds * 1_000_000)
+        call = script("ban", (store.budget_key(self.exchange),), length, why[:WHY], refusals)
+        await self.redis.run([call], "publish")
+
+    def _recall(self) -> None:
+        """What the state directory knows, once."""
+        if self._recalled or self.bans is None:
+            return
+        self._recalled = True
+        try:
+            known = self.bans.read()
+        except (MalformedMessage, ConfigurationError) as error:
+            self.journal.warning("a ban may be forgotten", why=str(error), next="it is not read")
+            return
+        left = known.left(int(self.wall() * 1000)) / 1000 if known is not None else 0.0
+        if known is not None and left > 0:
+            self._remember(left, known.why)
+
+    async def _stop(self, seconds: float, why: str) -> None:
+        """Remember a ban, here and in the state directory."""
+        if self._remember(seconds, why) and self.bans is not None and self.ban is not None:
+            try:
+                await trio.to_thread.run_sync(self.bans.write, self.ban)
+            except ConfigurationError as error:
+                self.journal.warning("a ban is not kept for a restart", why=str(error))
+
+    def _remember(self, seconds: float, why: str) -> bool:
+        """Whether it is longer than what was known."""
+        moment, seconds = trio.current_time(), min(seconds, LONGEST / 1000)
+        if seconds <= 0 or moment + seconds <= self._stop_until + SAME:
+            return False
+        now = int(self.wall() * 1000)
+        self._stop_until = moment + seconds
+        self.ban = Ban(now, now + max(1, int(seconds * 1000)), why[:WHY])
+        if self._banned_since is None or moment >= self._say_at:
+            self._say_at = moment + SAY
+            self.journal.warning(
+                "REST refuses us", why=why, until=iso(self.ban.until), next="it is not asked before"
+            )
+        if self._banned_since is None:
+            self._banned_since = moment
+        return True
 
 
 @attrs.define
@@ -139,4 +237,5 @@ class Rest:
             await self.budget.refused(error.wait, str(error))
         if error is not None:
             raise error
+        self.budget.answered()
         return reply, asked_at

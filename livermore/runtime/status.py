@@ -8,19 +8,26 @@ from typing import Any
 import attrs
 import msgspec
 import numpy as np
+import trio
 
 from livermore import __version__
 from livermore.adapters import store
+from livermore.market.timeframe import iso
 from livermore.market.tracker import Tracker
+from livermore.runtime.condition import Condition, soon
 from livermore.runtime.connection import Health, State
+from livermore.runtime.liveness import Liveness
 from livermore.runtime.readings import Readings
-from livermore.runtime.repairs import Repairs
+from livermore.runtime.repairs import DEEPER, Repairs
 from livermore.runtime.rest import Budget
+from livermore.runtime.verification import Verification
 from livermore.runtime.writer import Writer
 
 STATUS_EVERY = 2.0
 STATUS_TTL = 45
 """Seconds."""
+HANGS = 45.0
+"""Seconds without a sign of life after which the writer hangs: far more than its longest turn."""
 
 
 @attrs.define
@@ -32,11 +39,17 @@ class Report:
     description: dict[str, object] = attrs.Factory(dict)
     epoch: int = 0
     note: str = ""
+    standby: str = ""
+    """What a feed that stands by waits for: who holds the exchange, or why Redis does not say."""
     foreign: Sequence[str] = ()
     """Keys of ours that hold somebody else's value."""
+    slow: float = 0.0
+    """Seconds Redis needs for an answer, while that is long."""
     symbols: Sequence[str] = ()
     aliases: Mapping[str, str] = attrs.Factory(dict)
     """Other names of followed markets -> the symbol they are followed as."""
+    rejected: Mapping[str, str] = attrs.Factory(dict)
+    """Symbols the exchange does not serve, and why."""
     notices: list[str] = attrs.Factory(list)
     started_following: bool = False
     healths: Sequence[Health] = ()
@@ -45,54 +58,168 @@ class Report:
     writer: Writer | None = None
     readings: Readings | None = None
     repairs: Repairs | None = None
+    liveness: Liveness | None = None
+    verification: Verification | None = None
+    lost: str = ""
+    """Why the feed broke off, where it did; it starts again at ``again_at`` (monotonic)."""
+    again_at: float = 0.0
     _state: str = "starting"
     _since: int = 0
 
     def state(self, clock: int | None) -> tuple[str, int, str]:
         """State, since when (exchange ms), and one line that says why and what happens next."""
-        state, note = self._judge()
+        condition = self.condition(clock)
+        return condition.state, condition.since, condition.note
+
+    def condition(self, clock: int | None) -> Condition:
+        """How the feed is. ``clock`` is the exchange's time in ms, where it is known."""
+        moment = trio.current_time()
+        found = self._judge(clock, moment)
         if self.foreign:
             more = f" (and {len(self.foreign) - 1} more keys)" if len(self.foreign) > 1 else ""
             foreign = f"{store.foreign_text(self.foreign[0])}{more}"
-            note = f"{foreign}; {note}" if note else foreign
-        if state != self._state or not self._since:
-            self._state, self._since = state, clock or 0
-        return state, self._since, note
+            found = attrs.evolve(found, why="; ".join(filter(None, (foreign, found.why))))
+        ban = self.budget.banned if self.budget is not None else None
+        if ban is not None:
+            banned = f"REST is not asked before {iso(ban.until)}, it refused us: {ban.why}"
+            found = attrs.evolve(found, why="; ".join(filter(None, (banned, found.why))))
+        if self.slow:
+            slow = f"Redis needs {self.slow:.1f} s for an answer"
+            found = attrs.evolve(found, why="; ".join(filter(None, (found.why, slow))))
+        if found.state != self._state or not self._since:
+            away = self.writer.turns.away_since if self.writer is not None else None
+            begun = away if away is not None and found.state == "blind" else moment
+            started = self.description.get("started")
+            if clock is not None:
+                self._since = clock - int((moment - begun) * 1000)
+            else:  # before the exchange said what time it is
+                self._since = started if isinstance(started, int) else 0
+            self._state = found.state
+        return attrs.evolve(found, since=self._since)
 
-    def _judge(self) -> tuple[str, str]:
+    def _judge(self, clock: int | None, moment: float) -> Condition:
+        """The first of what can be wrong, the worst first."""
+        if self.lost:
+            return Condition(
+                state="blind",
+                missing="nothing is followed",
+                why=self.lost,
+                next=f"starting again {soon(self.again_at - moment)}",
+            )
+        if self.standby:
+            return Condition(
+                state="standby", why=self.standby, next="takes over once the exchange is free"
+            )
         if not self.started_following or self.writer is None or self.repairs is None:
-            return ("connecting" if self.note else "starting"), self.note
+            state = "connecting" if self.note else "starting"
+            missing = "nothing is followed yet" if self.note else ""
+            return Condition(state=state, missing=missing, why=self.note)
+        if not self.alive(moment):
+            hung = f"the writer hangs since {moment - self.writer.turns.beat:.0f} s"
+            return Condition(
+                state="blind", missing="nothing is stored", why=hung, next="restart this daemon"
+            )
         if self.writer.turns.away_since is not None:
-            waiting = self.writer.waiting()
-            return (
-                "blind",
-                f"{self.writer.turns.away_why}; {waiting} closed candles wait in memory; "
-                "trying again",
+            return Condition(
+                state="blind",
+                missing="what closes is neither stored nor published",
+                why=self.writer.turns.away_why,
+                next=f"{self.writer.waiting()} closed candles wait in memory; trying again",
             )
-        down = [
-            health for health in self.healths if health.state in (State.CONNECTING, State.WAITING)
-        ]
-        if down:
-            symbols = sum(health.symbols for health in down)
-            why = next((health.error for health in down if health.error), "connecting")
-            return (
-                "blind",
-                f"no data for {symbols} of {len(self.symbols)} symbols: {why}; reconnecting",
+        if self.readings is not None and self.readings.work.away_why:
+            return Condition(
+                state="blind",
+                missing="readings are not published",
+                why=self.readings.work.away_why,
+                next="trying again",
             )
-        progress = self.repairs.progress
+        slots = self._slots(self.repairs, clock)
+        found = self._sockets(moment) or self._silent()
+        if found is None and slots.state == "live":
+            found = self._halted()
+        return found or slots
+
+    def alive(self, moment: float) -> bool:
+        """Whether the writer turns, idle turns and those that fail included.
+
+        An outage, of the exchange or of Redis, does not stop it. ``moment`` is monotonic time.
+        """
+        beat = self.writer.turns.beat if self.writer is not None and not self.lost else 0.0
+        return not beat or moment - beat < HANGS
+
+    def _sockets(self, moment: float) -> Condition | None:
+        """What the connections do not bring."""
+        down = [health for health in self.healths if health.state is not State.LIVE]
+        if not down:
+            return None
+        symbols = sum(health.symbols for health in down)
+        missing = f"no data for {symbols} of {len(self.symbols)} symbols"
+        failed = [health for health in down if health.reconnects]
+        if not failed:
+            return Condition(state="connecting", missing=missing, next="connecting")
+        why = next((health.error for health in failed if health.error), "the connection is new")
+        waiting = [health.again_at for health in failed if health.state is State.WAITING]
+        again = f"reconnecting {soon(min(waiting) - moment)}" if waiting else "reconnecting"
+        return Condition(state="blind", missing=missing, why=why, next=again)
+
+    def _silent(self) -> Condition | None:
+        """What live connections do not bring."""
+        mute = sorted(symbol for health in self.healths for symbol in health.mute)
+        if not mute:
+            return None
+        named = ", ".join(mute[:3]) + (", …" if len(mute) > 3 else "")
+        return Condition(
+            state="blind",
+            missing=f"no data for {len(mute)} of {len(self.symbols)} symbols ({named})",
+            why="REST shows trades that did not arrive",
+            next="REST fills the candles until they do",
+        )
+
+    def _halted(self) -> Condition | None:
+        """What the exchange itself does not do."""
+        if self.liveness is None or self.liveness.halted_since is None:
+            return None
+        return Condition(
+            state="halted",
+            missing=f"no trade of any symbol since {iso(self.liveness.halted_since)}",
+            why="the exchange is halted, or its market sleeps",
+            next="empty candles are stored once REST confirms them",
+        )
+
+    def _slots(self, repairs: Repairs, clock: int | None) -> Condition:
+        """What the store lacks."""
+        lasting = [gap for gap in repairs.open_gaps if gap.attempts > 0 and gap.cause != DEEPER]
+        progress = repairs.progress
         if progress.done < progress.total:
-            return "backfilling", f"history: {progress.done}/{progress.total} series"
-        lasting = [gap for gap in self.repairs.open_gaps if gap.attempts > 0]
-        if lasting:
-            gap = lasting[0]
-            note = f"{len(lasting)} gaps open, first {gap.series}: {gap.cause}; {gap.note}"
-            return "live", f"{note}; REST is asked again"
-        return "live", ""
+            lacking = progress.total - progress.done
+            return Condition(
+                state="backfilling",
+                missing=f"history of {lacking} of {progress.total} series",
+                why=next((gap.note for gap in lasting if gap.note), "not all was asked for yet"),
+                next="REST is asked for it",
+            )
+        if not lasting:
+            return Condition(state="live")
+        gap = min(lasting, key=lambda gap: gap.found)
+        candles = sum(gap.slots for gap in lasting)
+        wait = min(gap.next_try for gap in lasting) - clock if clock else 0
+        banned = self.budget is not None and self.budget.banned is not None
+        return Condition(
+            state="live",
+            missing=f"{_count(candles, 'candle')} in {_count(len(lasting), 'gap')} "
+            f"since {iso(gap.found)}",
+            why=f"first {gap.series}: {gap.cause}" + (f" ({gap.note})" if gap.note else ""),
+            next="REST is asked again " + ("then" if banned else soon(wait / 1000)),
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def report_text(report: Report, clock: int | None, moment: float) -> bytes:
     """The status as it is stored. ``moment`` is monotonic time."""
-    state, since, note = report.state(clock)
+    condition = report.condition(clock)
     writer, repairs, readings, budget = (
         report.writer,
         report.repairs,
@@ -122,13 +249,16 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
         "title": report.title,
         "version": __version__,
         "epoch": report.epoch,
-        "state": state,
-        "since": since or None,
-        "note": note,
+        "state": condition.state,
+        "since": condition.since or None,
+        "note": condition.note,
+        "missing": condition.missing,
+        "why": condition.why,
+        "next": condition.next,
         "clock": clock,
         "symbols": list(report.symbols),
         "aliases": dict(report.aliases),
-        "rejected": {},
+        "rejected": dict(report.rejected),
         "notices": report.notices,
         "connections": [
             {
@@ -140,7 +270,8 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
                 "symbols": health.symbols,
                 "frames": health.frames,
                 "reconnects": health.reconnects,
-                "unconfirmed": sorted(health.unconfirmed),
+                "mute": sorted(health.mute),
+                "starved": sorted(health.starved),
                 "error": health.error if health.state is not State.LIVE else "",
             }
             for health in report.healths
@@ -153,10 +284,17 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
         else None,
         "gaps": len(repairs.open_gaps) if repairs else 0,
         "looks": attrs.asdict(repairs.progress) if repairs else None,
+        "verification": {
+            **attrs.asdict(report.verification.figures),
+            "behind": report.verification.behind(),
+        }
+        if report.verification
+        else None,
         "budget": {
             "per_second": budget.per_second,
             "used_last_minute": budget.used(60.0),
             "refusals": budget.refusals,
+            "banned": {"until": ban.until, "why": ban.why} if (ban := budget.banned) else None,
         }
         if budget
         else None,

@@ -30,6 +30,7 @@ from livermore.market.folding import (
 from livermore.market.timeframe import TIMEFRAMES
 from livermore.market.tracker import Forming, Missing, Pending, Suspect
 from livermore.runtime.backoff import Backoff
+from livermore.runtime.histogram import BATCHES, LAGS, TOOK, Histogram
 from livermore.runtime.lease import Lease
 
 SHOW = 0.5
@@ -38,12 +39,17 @@ SHOWN_AT_ONCE = 200
 PARENTS_SHOWN = 4
 """Of so many shows one carries the running candles of the higher timeframes as well."""
 TICKER_TTL = 60
+PACE = 0.25
+"""Seconds a turn waits at least after one in which a series was refused."""
 RETRY = 2.0
 """Seconds between two tries at a series whose key is somebody else's."""
 HELD = 300
 """Closed candles kept of such a series; the older ones are asked of REST once it is ours again."""
 MOST_WAITING = 200_000
 """Closed candles kept while Redis is away; beyond that the oldest become gaps."""
+
+CONTRADICTED = "the stream contradicts what is stored"
+"""Why REST is asked for what it said before."""
 
 _RANK = {timeframe: rank for rank, timeframe in enumerate(TIMEFRAMES)}
 Batch = dict[Series, dict[int, Candle]]
@@ -73,6 +79,15 @@ class Turns:
     slowest: float = 0.0
     lags: deque[float] = attrs.Factory(lambda: deque(maxlen=5000))
     """Milliseconds from a traded candle's end to its announcement, by the exchange's clock."""
+    all_lags: Histogram = attrs.Factory(lambda: Histogram(LAGS))
+    """The same in seconds, since the start."""
+    batches: Histogram = attrs.Factory(lambda: Histogram(BATCHES))
+    """Candles written at once."""
+    took: Histogram = attrs.Factory(lambda: Histogram(TOOK))
+    """Seconds that took."""
+    beat: float = 0.0
+    """Monotonic time of its last sign of life: a turn's begin, idle or not, or a reply of Redis
+    within one, errors included. An outage does not stop it; only a writer that hangs does."""
     newest_close: int = 0
     away_since: float | None = None
     """Monotonic time since when Redis does not take what we write."""
@@ -112,14 +127,13 @@ class Writer:
         self._pages: deque[_Page] = deque()
         self._touched: dict[Series, set[int]] = {}
         """Parents whose children changed: folded again from the store before the turn ends."""
-        self._unsure: set[Series] = set()
-        """A write of these failed or its reply was lost: what it changed comes back as "same"."""
         self._refused: list[StoreError] = []
         """What the server refused in this turn, series by series."""
         self._foreign: dict[Series, float] = {}
         """Series whose key is somebody else's, and the monotonic time of the next try."""
         self._to_show: list[Call] = []
         self._shows = 0
+        self._followed: Sequence[Series] = ()
         self._wake = trio.Event()
         self.turns = Turns()
 
@@ -149,6 +163,7 @@ class Writer:
             for child in CHILD.values()
         ]
         wanted.sort(key=lambda s: _RANK[s.timeframe])
+        self._followed = wanted
         calls: list[Call] = []
         for one in wanted:
             first, last = self._folder.seed_range(one, now)
@@ -161,9 +176,8 @@ class Writer:
                 continue  # nothing of ours is there
             candles, _ = store.decode_candles(series, members)
             for candle in candles:
-                for parent in self._folder.take(candle):
-                    # A crash may have come between a child and its parent: finish what was begun.
-                    self._put(self._past, parent)
+                # A crash may have come between a child and its parent: finish what was begun.
+                self._fold(self._past, candle)
 
     @property
     def foreign(self) -> Iterable[Series]:
@@ -187,20 +201,24 @@ class Writer:
             with trio.move_on_after(max(0.0, shown + SHOW - trio.current_time())):
                 await self._wake.wait()
             self._wake = trio.Event()
+            self.turns.beat = trio.current_time()
             try:
                 await self._turn()
                 if trio.current_time() - shown >= SHOW:
                     await self._show()
                     if not self._to_show:
                         shown = trio.current_time()  # else the rest follows the next turn
+                if self.turns.away_since is not None:
+                    await self._prove()
             except (StoreError, LeaseLost) as error:
                 if type(error) is not StoreError and isinstance(error, StoreError):
                     raise  # fenced, or no store at all: waiting does not help
                 self._away(error)
                 delay = backoff.next(self._chance())
                 if isinstance(error, StoreError) and answered(error):
-                    # One series is refused: the others go on meanwhile.
-                    with trio.move_on_after(delay):
+                    # One series is refused: the others go on meanwhile, if not frame by frame.
+                    await trio.sleep(PACE)
+                    with trio.move_on_after(delay - PACE):
                         await self._wake.wait()
                 else:
                     await trio.sleep(delay)
@@ -210,6 +228,20 @@ class Writer:
             if self.turns.away_since is not None:
                 self.turns.away_since = None
                 self._back()
+
+    async def _prove(self) -> None:
+        """Whether Redis takes writes again: a turn that had none does not show it.
+
+        What is written is needed anyway: an empty server that came back knows no epoch.
+        """
+        self._check_lease()
+        epoch = self._lease.epoch
+        calls = [script("epoch", (store.keys(one).companion,), epoch) for one in self._followed]
+        store.raise_unless_foreign(await self._redis.run_each(calls))
+
+    def _check_lease(self) -> None:
+        if not self._lease.valid():
+            raise LeaseLost("the lease lapsed: nothing is written until it is ours again")
 
     async def finish(self) -> None:
         """The last turn, at shutdown: what is closed is written, history is not."""
@@ -257,8 +289,7 @@ class Writer:
                 for open_time in sorted(slots):
                     candle = slots[open_time]
                     self._put(batch, candle)
-                    for parent in self._folder.take(candle):
-                        self._put(batch, parent)
+                    self._fold(batch, candle)
         missing, pending.missing = pending.missing, {}
         if missing:
             self._missing(missing.values())
@@ -266,6 +297,14 @@ class Writer:
         if suspects:
             self._suspects(suspects.values())
         self._bound()
+
+    def _fold(self, batch: Batch, candle: Candle) -> None:
+        """Put the parents that ``candle`` completes, unless REST may have spoken of them itself."""
+        for parent in self._folder.take(candle):
+            if parent.evidence is Evidence.REST:
+                self._touched.setdefault(parent.series, set()).add(parent.open_time)
+            else:
+                self._put(batch, parent)
 
     @staticmethod
     def _put(batch: Batch, candle: Candle) -> None:
@@ -314,8 +353,7 @@ class Writer:
         else:
             page.result = store.written(page.series, page.candles, reply, history=True)
             for candle in page.candles:
-                for parent in self._folder.take(candle):
-                    self._put(self._past, parent)
+                self._fold(self._past, candle)
             self._account(page.result, None)
         self._pages.popleft()
         page.done.set()
@@ -325,20 +363,18 @@ class Writer:
         self, ordered: Sequence[Series], listed: Sequence[Sequence[Candle]], *, history: bool
     ) -> list[object]:
         """The replies, in order. Raises :class:`LeaseLost` when we may not write."""
-        if not self._lease.valid():
-            raise LeaseLost("the lease lapsed: nothing is written until it is ours again")
+        self._check_lease()
         calls = [
             store.write(
                 series, self._lease.epoch, candles, history=history, edge=self._edge(series)
             )
             for series, candles in zip(ordered, listed, strict=True)
         ]
+        asked = trio.current_time()
         replies = await self._redis.run_each(calls)
-        self._unsure.update(
-            series
-            for series, reply in zip(ordered, replies, strict=True)
-            if isinstance(reply, StoreError)
-        )
+        self.turns.beat = trio.current_time()
+        self.turns.took.take(self.turns.beat - asked)
+        self.turns.batches.take(sum(map(len, listed)))
         return replies
 
     def _raise_unless_refused(self, asked: Iterable[Series], replies: Iterable[object]) -> None:
@@ -367,11 +403,12 @@ class Writer:
             self.turns.newest_close = max(self.turns.newest_close, newest.close_time)
             if now is not None and newest.volume > 0:
                 self.turns.lags.append(now - newest.close_time)
+                self.turns.all_lags.take((now - newest.close_time) / 1000)
         self._touch(result)
         if "w" in result.codes or "o" in result.codes:
             self.turns.refused += 1
             self._suspects(
-                Suspect(result.series, candle.open_time, "the stream contradicts what is stored")
+                Suspect(result.series, candle.open_time, CONTRADICTED)
                 for candle in result.having("w")
                 if candle.evidence is not Evidence.ASSUMED
             )
@@ -386,9 +423,9 @@ class Writer:
         parent = parent_series(series)
         if parent is None:
             return
-        changed = result.having("icvws" if series in self._unsure else "icvw")
+        # Also what came back as "same": its evidence may have risen, or a reply that told was lost.
+        changed = result.having("icvws")
         changed += [c for c in result.having("a") if self._folder.is_old(c)]
-        self._unsure.discard(series)
         if changed:
             slots = self._touched.setdefault(parent, set())
             slots.update(parent.timeframe.floor(candle.open_time) for candle in changed)
@@ -430,17 +467,17 @@ class Writer:
             if folded.open_time not in slots:
                 continue
             there = known.get(folded.open_time)
-            if there is not None and there.same_values(folded):
+            if there is not None and attrs.evolve(there, revision=0) == folded:
                 continue
-            if there is not None and there.evidence is Evidence.REST:
+            if (
+                there is not None
+                and there.evidence is Evidence.REST
+                and not there.same_values(folded)
+            ):
                 self._suspects([Suspect(parent, folded.open_time, "its children say otherwise")])
                 continue
-            # Newer than what was made of its children before, whatever frame they are from.
-            as_of = max(folded.as_of, there.as_of) if there is not None else folded.as_of
-            changed = attrs.evolve(folded, as_of=as_of)
-            self._put(self._past, changed)
-            for higher in self._folder.take(changed):
-                self._put(self._past, higher)
+            self._put(self._past, folded)
+            self._fold(self._past, folded)
 
     async def _show(self) -> None:
         """Publish some of the newest forming candles and tickers; they are never kept for later.
@@ -450,27 +487,29 @@ class Writer:
         if not self._to_show:
             self._to_show = self._what_to_show()
         some, self._to_show = self._to_show[:SHOWN_AT_ONCE], self._to_show[SHOWN_AT_ONCE:]
-        if some and self._lease.valid():
-            await self._redis.run(some, "publish")
+        if some:
+            self._check_lease()
+            await self._redis.run(some, "show")
 
     def _what_to_show(self) -> list[Call]:
         pending = self._pending
         forming, pending.forming = pending.forming, {}
         tickers, pending.tickers = pending.tickers, {}
-        exchange = self._lease.exchange
+        exchange, epoch = self._lease.exchange, self._lease.epoch
         running = list(forming.values())
         self._shows += 1
         if self._shows % PARENTS_SHOWN == 1:
             running += [one for lowest in forming.values() for one in self._folder.running(lowest)]
         calls = [
-            script("publish", (store.keys(one.series).companion,),
-                   store.keys(one.series).update_channel, forming_text(one), "")
+            store.publish(store.keys(one.series).companion, store.keys(one.series).update_channel,
+                          forming_text(one), epoch=epoch)
             for one in running
         ]  # fmt: skip
         calls += [
-            script("publish", (store.ticker_key(exchange, symbol),),
-                   store.ticker_channel(exchange, symbol),
-                   ticker_text(exchange, symbol, ticker), TICKER_TTL)
+            store.publish(store.ticker_key(exchange, symbol),
+                          store.ticker_channel(exchange, symbol),
+                          ticker_text(exchange, symbol, ticker, epoch),
+                          epoch=epoch, seconds=TICKER_TTL)
             for symbol, ticker in tickers.items()
         ]  # fmt: skip
         return calls
@@ -497,6 +536,8 @@ class _TickerText(msgspec.Struct):
     bid: float | None
     ask: float | None
     volume_24h: float | None
+    epoch: int
+    """Of who wrote it: an older holder does not replace it."""
 
 
 def forming_text(one: Forming) -> bytes:
@@ -510,10 +551,17 @@ def forming_text(one: Forming) -> bytes:
     )  # fmt: skip
 
 
-def ticker_text(exchange: str, symbol: str, ticker: Ticker) -> bytes:
+def ticker_text(exchange: str, symbol: str, ticker: Ticker, epoch: int) -> bytes:
     """The ticker as it is stored and published."""
     return msgspec.json.encode(
         _TickerText(
-            exchange, symbol, ticker.price, ticker.time, ticker.bid, ticker.ask, ticker.volume_24h
+            exchange,
+            symbol,
+            ticker.price,
+            ticker.time,
+            ticker.bid,
+            ticker.ask,
+            ticker.volume_24h,
+            epoch,
         )
     )

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from livermore.adapters import store
-from livermore.adapters.redis import Redis, script
+from livermore.adapters.redis import Call, Redis, script
 from livermore.errors import Fenced, LeaseLost, StoreError, TakenError
 from livermore.market.candle import Candle, Series
 from livermore.market.timeframe import Timeframe
@@ -268,3 +268,115 @@ async def test_two_that_ask_at_once_are_never_both_granted(valkey_url):
             for number in range(8):
                 nursery.start_soon(functools.partial(ask, f"holder {number}"))
     assert len(granted) == 1
+
+
+# -- standing by --------------------------------------------------------------------------------
+
+
+async def held(lanes: Redis) -> store.Held | None:
+    return store.held(await lanes.run(store.held_calls(EXCHANGE)))
+
+
+async def test_those_that_stand_by_are_named_beside_the_holder_until_they_are_gone(
+    lanes, short, monkeypatch
+):
+    monkeypatch.setattr(module, "ASK", 0.1)
+    monkeypatch.setattr(module, "REMEMBERED", 0.5)
+    assert await held(lanes) is None
+    first, second = lease(lanes, "first"), Lease(lanes, EXCHANGE, "second", {"pid": 5, "host": "b"})
+    third = Lease(lanes, EXCHANGE, "third", {"pid": 6, "host": "c", "since": "noon"})
+    epoch = await first.take()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.hold, lambda: pytest.fail("taken anew"))
+            with trio.CancelScope() as waiting:
+                async with trio.open_nursery() as standbys:
+                    standbys.start_soon(second.stand_by, lambda _: None)
+                    standbys.start_soon(third.stand_by, lambda _: None)
+                    await trio.sleep(1.3)
+                    found = await held(lanes)
+                    assert found is not None
+                    assert found.holder == "process 4711 on box"
+                    assert 0 < found.left <= 1000
+                    assert found.standbys == ("process 5 on b", "process 6 on c, since noon")
+                    waiting.cancel()
+            await second.release()  # as it does when it ends
+            found = await held(lanes)
+            assert found is not None
+            assert found.standbys == ("process 6 on c, since noon",)
+            await trio.sleep(0.9)  # the third was killed
+            found = await held(lanes)
+            assert found is not None
+            assert found.standbys == ()
+            nursery.cancel_scope.cancel()
+    assert first.epoch == epoch
+
+
+async def test_of_two_that_stand_by_one_takes_over_when_the_holder_is_gone(
+    lanes, short, monkeypatch
+):
+    monkeypatch.setattr(module, "ASK", 0.1)
+    first = lease(lanes, "first")
+    epoch = await first.take()
+    waiting = [lease(lanes, "second"), lease(lanes, "third")]
+    with trio.move_on_after(1.8):
+        async with trio.open_nursery() as nursery:
+            for one in waiting:
+                nursery.start_soon(hold_when_free, one)
+    [taker] = [one for one in waiting if one.epoch]
+    assert taker.epoch > epoch
+    assert not first.valid()
+    found = await held(lanes)
+    assert found is not None
+    assert len(found.standbys) == 1
+
+
+async def hold_when_free(one: Lease) -> None:
+    await one.stand_by(lambda _: None)
+    await one.hold(lambda: None)
+
+
+async def test_what_was_given_back_is_taken_at_the_next_try(one, monkeypatch):
+    monkeypatch.setattr(module, "ASK", 0.1)
+    first, second = lease(one, "first"), lease(one, "second")
+    await first.take()
+    with trio.fail_after(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.stand_by, lambda _: None)
+            await trio.sleep(0.3)
+            assert not second.valid()
+            await first.release()
+    assert second.valid()
+
+
+# -- what is said beside the candles ------------------------------------------------------------
+
+
+async def test_what_a_succeeded_holder_says_is_not_heard_or_stored(lanes):
+    status, channel = store.status_key(EXCHANGE), store.lifecycle_channel(EXCHANGE)
+    ticker, ticks = store.ticker_key(EXCHANGE, "BTC-USD"), store.ticker_channel(EXCHANGE, "BTC-USD")
+    named = store.keys(Series(EXCHANGE, "BTC-USD", Timeframe.M5))
+    new, old = b'{"pid":2,"epoch":20}', b'{"pid":1,"epoch":10}'
+
+    def by(text: bytes, epoch: int) -> list[Call]:
+        return [
+            store.keep(status, text, 45, epoch),
+            store.publish(status, channel, "words", epoch=epoch),
+            store.publish(ticker, ticks, text, epoch=epoch, seconds=60),
+            store.publish(named.companion, named.update_channel, "forming", epoch=epoch),
+        ]
+
+    assert await lanes.run(by(old, 10)) == [1] * 4, "nobody was there before"
+    await lanes.run([script("epoch", (named.companion,), 20)])
+    assert await lanes.run(by(new, 20)) == [1] * 4
+    assert await lanes.run(by(old, 10)) == [store.SUCCEEDED] * 4
+    assert await lanes.run([store.forget(status, 10)]) == [store.SUCCEEDED]
+    assert await lanes.run([("GET", status), ("GET", ticker)]) == [new, new]
+    assert await lanes.run([store.forget(status, 20)]) == [1]
+    assert await lanes.one("EXISTS", status) == 0
+
+
+async def test_values_of_somebody_else_in_their_place_do_not_end_it(one):
+    await one.run([("RPUSH", "list", "x"), ("SET", "text", "x"), ("HSET", "hash", "epoch", "x")])
+    for key in ("list", "text", "hash"):
+        assert await one.run([store.publish(key, "channel:x", "words", epoch=1)]) == [1]

@@ -466,6 +466,75 @@ async def test_a_candle_corrected_at_the_very_edge_counts_after_it_was_trimmed(v
     desk.shut()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_candles_that_vanished_behind_the_edge_begin_a_new_anchor(valkey_url, restarted):
+    """A full series lost its sorted set; REST gave the newest back. What lay between is lost."""
+    desk = Desk(valkey_url)
+    await desk.start()
+    for start in range(0, 1010, 101):
+        await desk.close(*(candle(desk, slot) for slot in range(start, start + 101)))
+    await desk.close(candle(desk, 1010))
+    await desk.lanes.one("DEL", store.keys(desk.series()).candles)
+    await desk.history([candle(desk, slot) for slot in range(711, 1011)])
+    await desk.readings.turn()
+    found = await desk.stored()
+    assert len(found) == 300
+    assert_equal(await desk.reading(), found)
+    if restarted:
+        await desk.start()
+    for start in range(1011, 1711, 20):
+        await desk.close(*(candle(desk, slot) for slot in range(start, start + 20)))
+    assert (await desk.reading()).count == 1000
+    found = await desk.stored()
+    for slot in range(1711, 1715):
+        await desk.close(candle(desk, slot))
+        found.append((await desk.stored())[-1])
+    assert_equal(await desk.reading(), found)
+    # And from the edge that was kept meanwhile.
+    desk.readings.distrust([desk.series()])
+    await desk.readings.turn()
+    assert_equal(await desk.reading(), found)
+    desk.shut()
+
+
+@pytest.mark.parametrize("how", ["gone", "older", "damaged"])
+async def test_a_reading_that_redis_lost_is_there_again_after_a_look(valkey_url, how):
+    desk = Desk(valkey_url)
+    await desk.start()
+    await desk.close(*(candle(desk, slot) for slot in range(70)))
+    key = store.keys(desk.series()).indicator
+    old = await desk.lanes.one("GET", key)
+    await desk.close(candle(desk, 70), candle(desk, 71))
+    replayed = desk.readings.work.replayed
+    await desk.readings.look()
+    await desk.readings.turn()
+    assert desk.readings.work.replayed == replayed, "nothing was lost"
+    if how == "gone":
+        await desk.lanes.one("DEL", key)
+    else:
+        await desk.lanes.one("SET", key, old if how == "older" else "?")
+    await desk.readings.look()
+    await desk.readings.turn()
+    assert_equal(await desk.reading(), await desk.stored())
+    desk.shut()
+
+
+async def test_a_replay_that_was_refused_is_made_up_for(valkey_url, monkeypatch):
+    """By an answer that is about the call, not about its key."""
+    desk = Desk(valkey_url)
+    await desk.start()
+    await desk.close(*(candle(desk, slot) for slot in range(70)))
+    await desk.lanes.one("DEL", store.keys(desk.series()).indicator)
+    desk.readings.distrust([desk.series()])
+    monkeypatch.setattr(store, "whole", lambda series: ("GETRANGE", "x"))
+    with pytest.raises(StoreError, match="arguments"):
+        await desk.readings.turn()
+    monkeypatch.undo()
+    await desk.readings.turn()
+    assert_equal(await desk.reading(), await desk.stored())
+    desk.shut()
+
+
 async def test_a_crash_between_a_correction_and_its_reading_is_made_up_for(valkey_url):
     desk = Desk(valkey_url)
     await desk.start()

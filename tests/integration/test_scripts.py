@@ -293,6 +293,12 @@ def test_a_traded_candle_that_becomes_empty_takes_the_empties_behind_it_along(de
     assert [c.close for c in desk.stored()] == [99.5, 99.5, 99.5]
 
 
+def test_an_empty_lies_at_the_close_that_the_same_batch_gave_the_newest_before_it(desk):
+    desk.put(desk.empty(1, 51.0))
+    desk.put(desk.empty(0, 52.0), desk.empty(2, 53.0))
+    assert [c.close for c in desk.stored()] == [52.0, 52.0, 52.0]
+
+
 def test_flattening_stops_at_a_hole_and_at_a_traded_candle(desk):
     desk.put(desk.candle(0), desk.empty(1), desk.empty(3, 55.0), desk.candle(4), desk.empty(5))
     desk.put(desk.candle(0, close=99.0, as_of=T0 + 9))
@@ -321,6 +327,25 @@ def test_a_correction_of_history_is_announced(desk, ears):
     [(channel, text)] = ears.heard()
     assert channel == desk.keys.correct_channel
     assert text == as_announced(desk, desk.members()[0])
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_lost_companion_keeps_no_repaired_candle_silent(desk, ears, restored):
+    """Nobody knows any more what was announced: what is inserted was not, it was not there."""
+    desk.put(*(desk.candle(slot) for slot in (0, 1, 3, 4)), history=True)
+    desk.client.one("DEL", desk.keys.companion)
+    if restored:
+        [found] = desk.client.run([store.survey(desk.series, T0, T0)])
+        oldest = store.surveyed(desk.series, found).oldest
+        assert oldest is not None
+        desk.client.run([script("asked", (desk.keys.companion,), 1, "", oldest)])
+    desk.put(desk.candle(2), history=True)
+    desk.put(desk.candle(-2), history=True)
+    desk.put(desk.candle(5))
+    times = [int(re.findall(rb'"open_time":(\d+)', text)[0]) for _, text in ears.heard()]
+    assert times == [T0 + slot * M5.ms for slot in (2, 5)]
+    [found] = desk.client.run([store.survey(desk.series, T0, T0)])
+    assert store.surveyed(desk.series, found).asked_from is None
 
 
 def test_a_series_that_began_with_the_stream_announces_its_first_close(desk, ears):

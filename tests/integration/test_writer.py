@@ -444,6 +444,95 @@ async def test_what_is_too_much_to_keep_becomes_gaps_and_the_newest_stays(own_va
     desk.shut()
 
 
+async def test_a_server_that_refuses_everything_is_not_asked_at_every_frame(own_valkey):
+    desk = Desk(own_valkey.url)
+    await desk.start()
+    own_valkey_says(own_valkey, "maxmemory", 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.writer.run)
+        for slot in range(100):
+            desk.put([candle(desk, slot)])
+            desk.writer.wake()
+            await trio.sleep(0.01)
+        tries = list(desk.writer.turns.took.buckets())[-1][1]
+        assert tries < 20
+        own_valkey_says(own_valkey, "maxmemory", 0)
+        await wait_until(lambda: desk.writer.waiting() == 0 and desk.back == 1)
+        nursery.cancel_scope.cancel()
+    assert len(await desk.stored()) == 100
+    desk.shut()
+
+
+async def test_redis_is_back_when_it_took_a_write_not_when_there_was_none(own_valkey):
+    """A ticker was refused, and nothing else is to be written for minutes."""
+    desk = Desk(own_valkey.url)
+    await desk.start()
+    await desk.close(candle(desk, 0))
+    own_valkey_says(own_valkey, "maxmemory", 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.writer.run)
+        desk.pending.tickers["BTC-USD"] = Ticker("BTC-USD", 1.5, T0 + 5)
+        await wait_until(lambda: desk.writer.turns.away_since is not None)
+        since, turns = desk.writer.turns.away_since, desk.writer.turns.turns
+        desk.writer.wake()
+        await wait_until(lambda: desk.writer.turns.turns > turns + 1)
+        assert desk.writer.turns.away_since == since
+        assert desk.back == 0
+        own_valkey_says(own_valkey, "maxmemory", 0)
+        await wait_until(lambda: desk.back == 1)
+        nursery.cancel_scope.cancel()
+    desk.shut()
+
+
+async def test_a_lapsed_lease_is_told_before_there_is_a_close_to_write(desk):
+    desk.lease.valid_until = trio.current_time() - 0.001
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.writer.run)
+        desk.pending.tickers["BTC-USD"] = Ticker("BTC-USD", 1.5, T0 + 5)
+        await wait_until(lambda: "lapsed" in desk.writer.turns.away_why)
+        desk.lease.valid_until = trio.current_time() + 30
+        await wait_until(lambda: desk.back == 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_waits_for_a_redis_that_is_away_is_bounded_however_many_and_long(
+    own_valkey, monkeypatch
+):
+    """100 symbols, two days of closes, updates and tickers on top of each other."""
+    monkeypatch.setattr(module, "MOST_WAITING", 2_000)
+    desk = Desk(own_valkey.url)
+    await desk.start()
+    names = [f"S{number}-USD" for number in range(100)]
+    series = [Series(desk.exchange, name, M5) for name in names]
+    shape = candle(desk, 0)
+    own_valkey.stop()
+    most = 0
+    for slot in range(2 * 288):
+        time = T0 + slot * M5.ms
+        for name, one in zip(names, series, strict=True):
+            closed = attrs.evolve(shape, series=one, open_time=time, as_of=time + M5.ms)
+            desk.pending.closes.setdefault(one, {})[time] = closed
+            desk.pending.forming[one] = Forming(one, time, 1.0, 2.0, 0.5, 1.5, 3.0, time + 5)
+            desk.pending.tickers[name] = Ticker(name, 1.5, time)
+        if slot % 12 == 11:  # between two tries: an hour
+            desk.missing.clear()
+            await desk.writer.finish()
+            most = max(most, desk.writer.waiting())
+            assert len(desk.pending.forming) == len(desk.pending.tickers) == 100
+    assert most <= 2_000
+    assert desk.writer.turns.overflow > 100 * 288
+    assert not desk.writer._touched
+    assert not desk.writer._to_show
+    newest = T0 + (2 * 288 - 1) * M5.ms
+    assert all(newest in desk.writer._batch[one] for one in series), "the newest stay"
+    desk.shut()
+
+
+def own_valkey_says(server: RedisServer, name: str, value: object) -> None:
+    with server.client() as client:
+        client.config_set(name, value)
+
+
 async def test_a_batch_of_many_series_is_written_in_one_go_and_in_their_order(desk):
     names = [f"S{number}-USD" for number in range(500)]
     for name in names:

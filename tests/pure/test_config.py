@@ -17,6 +17,7 @@ from livermore.config import (
     Settings,
     default_state_dir,
     load,
+    manager,
     parse_duration,
     parse_symbol,
 )
@@ -62,7 +63,17 @@ def test_nothing_given_means_the_fifty_most_traded_and_the_private_valkey():
         ("top", "top = 1", "2", 3, (1, 2, 3)),
         ("log_level", 'log_level = "debug"', "warning", "ERROR", ("debug", "warning", "error")),
         ("run_for", 'run_for = "1m"', "2s", "1h", (60.0, 2.0, 3600.0)),
+        ("recorder", "recorder = 8", "16", "off", (8 << 20, 16 << 20, 0)),
         ("json_logs", "json_logs = true", "0", True, (True, False, True)),
+        ("standby", "standby = false", "yes", False, (False, True, False)),
+        ("metrics_port", "metrics_port = 9464", "0", "65535", (9464, 0, 65535)),
+        (
+            "metrics_host",
+            'metrics_host = "0.0.0.0"',
+            "::1",
+            "box.example",
+            ("0.0.0.0", "::1", "box.example"),
+        ),
         (
             "redis_url",
             'redis_url = "redis://a"',
@@ -129,6 +140,18 @@ def test_config_flag_beats_the_variable_beats_the_directory(room: Path):
     assert loaded(environ=environ, cwd=room, config="three.toml").top == 3
 
 
+@pytest.mark.parametrize("port", ["-1", "65536", "http", "1.5", True, 80.0, "٣"])
+def test_what_is_no_port_is_refused(port: object):
+    with pytest.raises(UsageError, match="--metrics-port: a port from 0 to 65535"):
+        loaded({"metrics_port": port})
+
+
+@pytest.mark.parametrize("host", ["", "a b", "http://a", "a/b", 7, "x" * 256])
+def test_what_is_no_host_is_refused(host: object):
+    with pytest.raises(UsageError, match="--metrics-host: a host name or address"):
+        loaded({"metrics_host": host})
+
+
 # -- the state directory ----------------------------------------------------------------------
 
 
@@ -184,6 +207,8 @@ def test_relative_directories_belong_to_the_file_that_names_them(room: Path):
         ("json_logs = 1", "true or false"),
         ("log_level = 'warn'", "unknown level 'warn': did you mean warning?"),
         ("run_for = 60", 'write the duration with its unit, such as "60s"'),
+        ("recorder = 3", "off, or a number of MiB from 4 to 4096, not 3"),
+        ("recorder = true", "off, or a number of MiB from 4 to 4096, not True"),
         ("run_for = '60'", "write a duration with its unit"),
         ("run_for = nan", "a duration"),
         ("state_dir = 7", "a directory is wanted"),
@@ -331,6 +356,47 @@ def test_any_environment_gives_settings_or_one_line(environ: dict[str, str]):
         assert (settings.symbols is None) != (settings.top is None)
 
 
+# -- who names the symbols, and who started us -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("in_file", "environ", "flags", "wanted"),
+    [
+        ("", {}, {}, ""),
+        ('symbols = ["A-USD"]', {}, {}, ""),
+        ("top = 3", {"LIVERMORE_LOG_LEVEL": "debug"}, {"json_logs": True}, ""),
+        ("top = 3", {"LIVERMORE_SYMBOLS": "A-USD"}, {}, "LIVERMORE_SYMBOLS"),
+        ("top = 3", {"LIVERMORE_SYMBOLS": "A-USD"}, {"top": 4}, "--top"),
+        ("top = 3", {}, {"symbols": "A-USD"}, "--symbols"),
+    ],
+)
+def test_what_stands_above_the_file_is_known_by_name(
+    room: Path, in_file: str, environ: dict[str, str], flags: dict[str, object], wanted: str
+):
+    write(room, in_file)
+    assert loaded(flags, environ, cwd=room).symbols_by == wanted
+
+
+@pytest.mark.parametrize(
+    ("environ", "address", "watchdog"),
+    [
+        ({}, None, None),
+        ({"NOTIFY_SOCKET": ""}, None, None),
+        ({"NOTIFY_SOCKET": "/run/systemd/notify"}, "/run/systemd/notify", None),
+        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "2500000"}, "@x", 2.5),
+        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "7"}, "@x", 1.0),
+        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "8"}, "@x", None),
+        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "0"}, "@x", None),
+        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "soon"}, "@x", None),
+    ],
+)
+def test_a_service_manager_says_where_it_listens_and_how_long_it_waits(
+    environ: dict[str, str], address: str | None, watchdog: float | None
+):
+    found = manager(environ, pid=7)
+    assert (found.address, found.watchdog) == (address, watchdog)
+
+
 FILE_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (
@@ -340,7 +406,10 @@ FILE_VALUES = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(list(Settings.__annotations__)), FILE_VALUES, max_size=4))
+FLAGS = sorted(Settings.__annotations__.keys() - {"symbols_by"})
+
+
+@given(st.dictionaries(st.sampled_from(FLAGS), FILE_VALUES, max_size=4))
 def test_any_flags_give_settings_or_one_line(flags: dict[str, object]):
     try:
         loaded(flags)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import trio
 
+from livermore.adapters import store
 from livermore.adapters.redis import Client
 from tests.servers import RedisServer
 from tests.simulator.whole_daemon import (
+    EXCHANGE,
     Daemon,
     agree,
     exchange,
@@ -28,6 +30,18 @@ async def off(server: RedisServer, seconds: float) -> None:
     await trio.to_thread.run_sync(server.stop)
     await trio.sleep(seconds)
     await trio.to_thread.run_sync(server.start)
+
+
+async def fenced(url: str, daemon: Daemon) -> None:
+    """Until every series refuses whoever held the lease before."""
+
+    def epochs(client: Client) -> set[bytes | None]:
+        series = [one for s in daemon.symbols for one in store.all_series(EXCHANGE, s)]
+        return {client.one("HGET", store.keys(one).companion, "epoch") for one in series}
+
+    with trio.fail_after(20):
+        while await stored(url, epochs) != {b"%d" % daemon.feed.report.epoch}:  # noqa: ASYNC110
+            await trio.sleep(0.1)
 
 
 def is_back(daemon: Daemon) -> bool:
@@ -108,6 +122,7 @@ async def test_redis_comes_back_empty(own_valkey: RedisServer, tmp_path: Path):
                 await daemon.whole()
                 symbols = list(daemon.symbols)
                 await daemon.until(lambda: daemon.feed.report.epoch > with_epoch)  # at a renewal
+                await fenced(own_valkey.url, daemon)
             assert simulator.stats.connections_total == 1
     assert heard.of("candle:close")
 

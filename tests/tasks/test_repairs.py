@@ -20,16 +20,16 @@ from livermore.adapters import store
 from livermore.adapters.redis import DIGESTS, Call, Redis, key_of
 from livermore.errors import RestError, StoreError
 from livermore.exchanges.coinbase import COINBASE
-from livermore.market.candle import Candle, Kind, Series
-from livermore.market.gap import Gap, Lane, Outcome, decode_gap, encode_gap
+from livermore.market.candle import Candle, Evidence, Kind, Series, empty
+from livermore.market.gap import VERIFY, Gap, Lane, Outcome, decode_gap, encode_gap
 from livermore.market.history import DEPTH, Row
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
 from livermore.market.tracker import Missing, Suspect
 from livermore.runtime import repairs as module
 from livermore.runtime.lease import Lease
-from livermore.runtime.repairs import ATTEMPTS, HISTORY, Repairs
+from livermore.runtime.repairs import ATTEMPTS, HISTORY, LOOKS, Repairs
 from livermore.runtime.rest import Rest
-from livermore.runtime.writer import Writer
+from livermore.runtime.writer import CONTRADICTED, Writer
 
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z
 BTC, ETH, SOL = "BTC-USD", "ETH-USD", "SOL-USD"
@@ -122,8 +122,10 @@ class World:
         match call:
             case ("EVALSHA", digest, _, key, _, first, last, ms) if digest == DIGESTS["survey"]:
                 return self._survey(self._series(key), int(first), int(last), int(ms))
-            case ("EVALSHA", digest, _, companion, _, first) if digest == DIGESTS["asked"]:
+            case ("EVALSHA", digest, _, companion, _, first, *_) if digest == DIGESTS["asked"]:
                 series = self._series(companion.removeprefix("series:{").removesuffix("}"))
+                if first == "":
+                    return 1
                 known = self.asked_from.get(series, first)
                 self.asked_from[series] = min(known, first)
                 return 1
@@ -136,8 +138,9 @@ class World:
                 for name in names:
                     del self.gaps[name]
                 return len(names)
-            case ("ZRANGEBYSCORE", _, _, _):
-                return []
+            case ("ZRANGEBYSCORE", key, first, last):
+                held = self.candles.get(self._series(key), {})
+                return [_member(held[slot]) for slot in sorted(held) if first <= slot <= last]
         raise AssertionError(f"not expected: {call}")
 
     @staticmethod
@@ -210,6 +213,18 @@ class Holder:
     exchange: str = "coinbase"
     epoch: int = 1
 
+    def valid(self) -> bool:
+        return True
+
+
+def _member(held: Candle) -> bytes:
+    """A candle as the store holds it."""
+    return (
+        f'{{"open_time":{held.open_time},{store.prices(held)},"volume":{held.volume!r},'
+        f'"kind":"{held.kind.value}","evidence":"{held.evidence.label}",'
+        f'"as_of":{held.as_of},"revision":0}}'
+    ).encode()
+
 
 def candle(series: Series, slot: int) -> Candle:
     return Candle(series, slot, 2.0, 3.0, 1.0, 2.0, 5.0, Kind.TRADED)
@@ -278,9 +293,41 @@ async def test_slots_side_by_side_are_one_gap_and_one_request(
         world.slot(4),
         world.slot(1),
     )
-    [(event, fields)] = world.said
-    assert event == "gap filled"
+    [(found, news), (filled, fields)] = world.said
+    assert (found, filled) == ("gaps found", "gap filled")
+    assert (news["gaps"], news["candles"], news["cause"]) == (1, 4, "no connection")
     assert fields == {"series": str(of(BTC)), "candles": 4, "cause": "no connection", "seconds": 0}
+
+
+async def test_a_gap_is_in_the_ledger_before_rest_is_asked_for_it(
+    autojump_clock: MockClock, world: World
+):
+    world.answer = lambda _: RestError("503 Service Unavailable")
+    world.put(of(BTC), world.slot(250))
+    world.repairs.missing([Missing(of(BTC), world.slot(1), "no connection")])
+    await world.repairs.read_ledger()
+    assert world.questions == []
+    [entry] = world.ledger()
+    assert (entry["first"], entry["cause"]) == (world.slot(1), "no connection")
+    assert entry.get("outcome", "open") == "open"
+
+
+async def test_what_the_exchange_does_not_serve_is_no_gap_that_waits(
+    autojump_clock: MockClock, world: World
+):
+    world.put(of(BTC), world.slot(250))
+    world.repairs.missing([Missing(of(BTC), world.slot(1), "no connection")])
+    world.repairs.leave_out({BTC: "BTC-USD is delisted"})
+    assert world.repairs.open_gaps == ()
+    world.repairs.missing([Missing(of(BTC), world.slot(1), "no connection")])
+    await repaired(world, 10)
+    assert world.questions == []
+    [entry] = world.ledger()
+    assert (entry["outcome"], entry["note"]) == ("unfillable", "BTC-USD is delisted")
+    world.repairs.leave_out({})
+    world.repairs.missing([Missing(of(BTC), world.slot(1), "no connection")])
+    await repaired(world, 10)
+    assert len(world.questions) == 1
 
 
 async def test_a_failing_rest_is_asked_again_at_growing_distances_and_never_given_up(
@@ -468,7 +515,8 @@ async def test_a_doubt_is_looked_at_once_rest_can_be_trusted_and_after_gaps(
     assert world.questions == []
     await repaired(world, 5)
     [question] = world.questions
-    assert (question.first, question.last, question.lane) == (slot, slot, Lane.VERIFICATION)
+    assert (question.first, question.lane) == (slot, Lane.VERIFICATION)
+    assert question.last == slot + M5.ms, "the running slot shows how far the reply goes"
     assert question.moment >= 31
 
 
@@ -492,6 +540,59 @@ async def test_a_doubt_that_no_reply_decides_is_looked_at_three_times_a_minute_a
     moments = [question.moment for question in world.questions]
     assert len(moments) == 3
     assert all(later - earlier >= 60 for earlier, later in itertools.pairwise(moments))
+
+
+async def test_an_empty_slot_that_is_assumed_is_proved_by_a_second_look_that_omits_it(
+    autojump_clock: MockClock, world: World
+):
+    """Nothing newer traded, so that no reply holds a newer row."""
+    slot = world.slot(0)
+    world.put(of(BTC), world.slot(1))
+    world.candles[of(BTC)][slot] = empty(of(BTC), slot, 2.0, Evidence.ASSUMED, 1)
+    world.omits = frozenset({slot, slot + M5.ms})
+    world.repairs.suspects([Suspect(of(BTC), slot, "test")])
+    await repaired(world, 80)
+    assert world.candles[of(BTC)][slot].evidence is Evidence.ASSUMED
+    await repaired(world, 20)
+    assert world.candles[of(BTC)][slot].evidence is Evidence.REST
+    await repaired(world, 300)
+    assert len(world.questions) == 2
+
+
+async def test_a_candle_that_traded_is_not_made_empty_by_a_repair_beside_it(
+    autojump_clock: MockClock, world: World
+):
+    world.put(of(BTC), *(world.slot(ago) for ago in (250, 3, 0)))
+    world.omits = frozenset({world.slot(3)})
+    world.repairs.add(of(BTC), world.slot(4), world.slot(2), "test", Lane.LIVE)
+    await repaired(world, 10)
+    assert not world.repairs.open_gaps
+    assert world.candles[of(BTC)][world.slot(3)].kind is Kind.TRADED
+    assert world.slot(4) in world.candles[of(BTC)]
+
+
+async def test_the_newest_candle_of_a_young_reply_that_was_missing_is_looked_at_again(
+    autojump_clock: MockClock, world: World
+):
+    world.put(of(BTC), world.slot(250))
+    world.omits = frozenset({world.slot(0) + M5.ms})
+    world.repairs.add(of(BTC), world.slot(2), world.slot(0), "test", Lane.LIVE)
+    await repaired(world, 40)
+    before = len(world.questions)
+    await repaired(world, 120)
+    later = [question for question in world.questions[before:] if question.moment >= 60]
+    assert later
+    assert later[-1].first <= world.slot(0) <= later[-1].last
+
+
+async def test_a_range_to_verify_is_no_gap(autojump_clock: MockClock, world: World):
+    world.put(of(BTC), world.slot(250), world.slot(0))
+    gap = Gap(of(BTC), world.slot(3), world.slot(1), VERIFY, NOON, Lane.BY_HAND)
+    world.gaps[gap.name.encode()] = encode_gap(gap)
+    await world.repairs.read_ledger()
+    assert list(world.repairs.to_verify.values()) == [gap]
+    assert world.repairs.open_gaps == ()
+    assert world.repairs.wanting == 0
 
 
 # -- keys of somebody else ----------------------------------------------------------------------
@@ -543,3 +644,44 @@ async def test_a_budget_of_somebody_else_costs_no_attempt(autojump_clock: MockCl
     world.answer = lambda _: True
     await repaired(world, 20)
     assert not world.repairs.open_gaps
+
+
+async def test_the_newest_candle_of_a_reply_is_asked_for_until_it_changes_no_more(
+    autojump_clock: MockClock, world: World
+):
+    """An exchange whose clock is ahead, or whose REST is behind, shows half a candle as whole."""
+
+    class Changing:
+        async def history(self, series: Series, candles: Sequence[Candle]) -> store.Written | None:
+            written = await world.history(series, candles)
+            code = "c" if len(world.questions) < 4 else "s"
+            return written and attrs.evolve(written, codes=code * len(candles))
+
+    world.repairs._writer = cast(Writer, Changing())
+    world.omits = frozenset(range(NOON, NOON + 10 * M5.ms, M5.ms))
+    world.put(of(BTC), world.slot(0))
+    world.repairs.suspects([Suspect(of(BTC), world.slot(0), "test")])
+    await repaired(world, 1000)
+    assert len(world.questions) == 4
+    moments = [question.moment for question in world.questions]
+    assert all(b - a >= 60 for a, b in itertools.pairwise(moments)), moments
+
+
+async def test_rest_that_says_again_what_the_stream_contradicts_is_asked_once_more_a_minute_later(
+    autojump_clock: MockClock, world: World
+):
+    class Same:
+        async def history(self, series: Series, candles: Sequence[Candle]) -> store.Written | None:
+            written = await world.history(series, candles)
+            return written and attrs.evolve(written, codes="s" * len(candles))
+
+    world.repairs._writer = cast(Writer, Same())
+    for symbol, cause in ((BTC, CONTRADICTED), (ETH, "the candles channel differs")):
+        world.put(of(symbol), world.slot(2))
+        world.repairs.suspects([Suspect(of(symbol), world.slot(2), cause)])
+    await repaired(world, 1000)
+    natives = [question.native for question in world.questions]
+    assert sorted(natives[:2]) == [BTC, ETH]
+    assert natives[2:] == [BTC] * (LOOKS - 1)
+    moments = [question.moment for question in world.questions if question.native == BTC]
+    assert all(b - a >= 60 for a, b in itertools.pairwise(moments))

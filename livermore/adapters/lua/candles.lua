@@ -79,6 +79,7 @@ local function same_volume(a, b)
   if not x or not y then return false end
   return math.abs(x - y) <= 1e-9 * math.max(math.abs(x), math.abs(y))
 end
+local newest
 -- A changed close changes the empties behind it: they are flat at it.
 local function flatten_after(time, prices)
   local wanted = flat(prices)
@@ -89,15 +90,20 @@ local function flatten_after(time, prices)
     local member = text(string.format('%d', time), wanted, behind.volume, 'empty', behind.rank, behind.as_of, behind.revision + 1)
     replace(string.format('%d', time), member)
     announce(ARGV[5], member)
+    if newest and newest.time == time then newest = {time = time, prices = wanted, kind = 'empty'} end
   end
 end
 
 local card = redis.call('ZCARD', key)
 local newest_member = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
 local newest_time = tonumber(newest_member[2] or '-1')
-local newest = parse(newest_member[1], newest_time)
+newest = parse(newest_member[1], newest_time)
 if not cursor and #ARGV > 10 then
-  if ARGV[7] == '1' then
+  local oldest = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+  if oldest then
+    -- The companion was lost. What was announced is stored; what will be inserted was not.
+    cursor = tonumber(oldest)
+  elseif ARGV[7] == '1' then
     cursor = tonumber(ARGV[#ARGV - 4])
   else
     cursor = tonumber(ARGV[11]) - tf

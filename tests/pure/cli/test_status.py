@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from livermore.cli.status import document, figures_of, line, panel
+from livermore.adapters.store import Held
+from livermore.cli.status import document, figures_of, line, not_running, panel
 from livermore.cli.store import Status
 from livermore.cli.words import words_of
 from livermore.errors import MalformedMessage
@@ -61,6 +63,22 @@ def test_a_missing_or_empty_field_is_no_reason_to_fail(missing: str):
         assert shown(said)
         assert line("coinbase", status(said))
         json.dumps(document(status(said)))
+
+
+def test_those_that_stand_by_are_shown():
+    found = attrs.evolve(status(SAID), standbys=("process 5 on box, since noon",))
+    console = Console(width=100, force_terminal=False, color_system=None)
+    with console.capture() as captured:
+        console.print(panel("coinbase", found))
+    assert "process 5 on box, since noon" in captured.get()
+    assert document(found)["standbys"] == ["process 5 on box, since noon"]
+
+
+def test_without_a_daemon_it_is_told_who_holds_the_lease_and_who_will():
+    said = str(not_running("coinbase", Held("process 4 on box", 12_000, ())))
+    assert said == "no daemon is running for coinbase: process 4 on box still holds it for 12 s"
+    said = str(not_running("coinbase", Held("process 4 on box", 12_000, ("process 5 on box",))))
+    assert said.endswith("for 12 s, then takes over: process 5 on box stands by")
 
 
 JSON = st.recursive(

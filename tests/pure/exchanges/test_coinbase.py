@@ -779,6 +779,21 @@ def test_without_being_told_we_wait_all_the_same() -> None:
         assert error.wait == 10.0
 
 
+@pytest.mark.parametrize("status", [418, 429])
+def test_being_sent_away_is_a_wait_whether_or_not_they_say_how_long(status: int) -> None:
+    for headers, wait in (({"retry_after": "60"}, 60.0), ({}, 10.0)):
+        error = refused(status, b"", **headers)
+        assert isinstance(error, RateLimited)
+        assert error.wait == wait
+
+
+def test_any_failure_that_says_when_to_come_back_is_a_wait() -> None:
+    error = refused(503, b"maintenance", retry_after="120")
+    assert isinstance(error, RateLimited)
+    assert error.wait == 120.0
+    assert type(refused(401, b"", retry_after="120")) is Refused, "that needs a person"
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "message"),
     [
