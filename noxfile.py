@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -17,11 +18,13 @@ nox.options.sessions = ["lint", "types", "imports", "tests", "integration", "sim
 
 PYTHON = sys.executable
 NOTHING_SELECTED = 5
+SIDE_BY_SIDE = ("--numprocesses=2", "--dist=worksteal")
+"""These tests mostly wait."""
 
 
-def pytest(session: nox.Session, *folders: str) -> None:
+def pytest(session: nox.Session, folders: Sequence[str], *options: str) -> None:
     """Run the tests in ``folders``, or those the arguments name instead."""
-    arguments = list(session.posargs)
+    arguments = [*session.posargs, *options]
     if not any(Path(word.split("::")[0]).exists() for word in arguments if word[0] != "-"):
         found = [folder for folder in folders if any(Path(folder).rglob("test_*.py"))]
         if not found:
@@ -56,19 +59,19 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The pure half, tasks on virtual time, real recordings."""
-    pytest(session, "tests/pure", "tests/tasks", "tests/recorded")
+    pytest(session, ["tests/pure", "tests/tasks", "tests/recorded"])
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """Real servers, started here."""
-    pytest(session, "tests/integration")
+    pytest(session, ["tests/integration"], *SIDE_BY_SIDE)
 
 
 @nox.session
 def simulator(session: nox.Session) -> None:
     """The whole daemon against exchanges that misbehave."""
-    pytest(session, "tests/simulator")
+    pytest(session, ["tests/simulator"], *SIDE_BY_SIDE)
 
 
 @nox.session

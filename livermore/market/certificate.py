@@ -134,12 +134,13 @@ class Certificate:
 def content_hash(candles: Iterable[Candle]) -> str:
     """SHA-256 of what candles (ascending) say, whatever proves it.
 
-    Of one line per candle, ``open_time,kind,open,high,low,close,volume`` and a line feed; numbers
-    as the shortest decimal that is exact (Python's ``repr`` of a float).
+    Of one line per candle, ``open_time,kind,open,high,low,close,volume`` and a line feed; prices as
+    the shortest decimal that is exact (Python's ``repr`` of a float), the volume to 15 significant
+    digits (its ``.15g``): behind them the sums of a fold differ with the order of their rounding.
     """
     digest = hashlib.sha256()
     for c in candles:
-        numbers = f"{c.open!r},{c.high!r},{c.low!r},{c.close!r},{c.volume!r}"
+        numbers = f"{c.open!r},{c.high!r},{c.low!r},{c.close!r},{c.volume:.15g}"
         digest.update(f"{c.open_time},{c.kind.value},{numbers}\n".encode())
     return digest.hexdigest()
 

@@ -176,7 +176,7 @@ class Connection:
                     now = trio.current_time()
                     if now - begun > limit + OVERSLEPT:
                         waited_from = now  # it was us who did not run: what came may wait unread
-                    if now - waited_from >= silent_after:
+                    if now - waited_from >= silent_after - 0.001:
                         raise Stalled(f"{self.health.name}: no frame for {silent_after:.0f} s")
                     tracker.tick(now)
                     self._wake_if_urgent()

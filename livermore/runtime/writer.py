@@ -264,11 +264,11 @@ class Writer:
 
     async def _turn(self) -> None:
         started = trio.current_time()
-        self._collect()
         self._refused.clear()
-        await self._write(self._batch, history=False)
+        await self._write_closes()
         await self._write(self._past, history=True)
         if self._pages:
+            await self._write_closes()
             await self._write_page(self._pages[0])
             if self._pages:
                 self._wake.set()
@@ -278,6 +278,11 @@ class Writer:
         self.turns.slowest = max(self.turns.slowest, self.turns.last_turn - started)
         if self._refused:
             raise self._refused[0]
+
+    async def _write_closes(self) -> None:
+        """What closed by now: where Redis is slow it does not wait for the rest of a turn."""
+        self._collect()
+        await self._write(self._batch, history=False)
 
     def _collect(self) -> None:
         """Take what the trackers left, fold it upwards, and pass gaps and doubts on."""
@@ -433,6 +438,7 @@ class Writer:
     async def _refold(self) -> None:
         """Parents of changed children, folded again from what the store holds, level by level."""
         while self._touched:
+            await self._write_closes()
             touched = dict(self._touched)
             calls: list[Call] = []
             asked: list[Series] = []

@@ -11,6 +11,7 @@ import redis
 import trio
 
 from livermore.adapters import store
+from livermore.adapters.redis import Call
 from livermore.errors import Fenced, StoreError
 from livermore.market.candle import Candle, Evidence, Kind, Series
 from livermore.market.events import Ticker
@@ -389,6 +390,30 @@ async def test_a_correction_whose_reply_was_lost_still_reaches_its_parents(own_v
     fifteen = desk.series(M15)
     assert_equal(await desk.reading(fifteen), await desk.stored(fifteen))
     desk.shut()
+
+
+async def test_a_close_does_not_wait_for_all_the_parents_of_a_correction(desk, monkeypatch):
+    """Where each answer takes a second, eight of them in a row are too many."""
+    await desk.close(*(candle(desk, slot) for slot in range(300)))
+    asked = desk.lanes.run_each
+    batches: list[list[str]] = []
+
+    async def closes_meanwhile(calls: list[Call], lane: str = "write") -> list[object]:
+        replies: list[object] = await asked(calls, lane)
+        batches.append([str(call[3]) for call in calls if call[0] == "EVALSHA"])
+        if len(batches) == 2:  # the correction is stored; its first parent is being looked at
+            desk.put([candle(desk, 300)])
+        return replies
+
+    monkeypatch.setattr(desk.lanes, "run_each", closes_meanwhile)
+    desk.put([candle(desk, 4, shift=30.0, rest=True)])
+    await desk.writer.finish()
+    lowest, day = store.keys(desk.series()).candles, store.keys(desk.series(Timeframe.D1)).candles
+    written = [key for keys in batches for key in keys]
+    assert written.index(lowest, 1) < 4
+    assert written[-1] == day
+    assert len(await desk.stored()) == 301
+    await assert_parents_fold(desk)
 
 
 async def test_a_refold_that_redis_interrupts_is_made_up_for(own_valkey: RedisServer, monkeypatch):
