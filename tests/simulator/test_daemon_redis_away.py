@@ -60,9 +60,9 @@ async def test_redis_comes_back_with_its_data(own_valkey: RedisServer, tmp_path:
                 assert "closed candles wait in memory" in daemon.told()[1]
                 await daemon.until(lambda: "Redis is away" in caplog.text)
                 simulator.inject(fault="drop")  # what happens meanwhile is said afterwards
-                await trio.sleep(6)  # an exchange's six minutes: a slot of each symbol at least
-                assert daemon.feed.report.writer is not None
-                assert daemon.feed.report.writer.waiting() >= 3
+                writer = daemon.feed.report.writer
+                assert writer is not None
+                await daemon.until(lambda: writer.waiting() >= 3)  # a slot of each symbol
                 await trio.to_thread.run_sync(own_valkey.start)
                 await daemon.until(lambda: is_back(daemon))
                 await daemon.whole()
