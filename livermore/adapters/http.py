@@ -16,6 +16,9 @@ from livermore.errors import RestError
 DEADLINE = 4.0
 """Seconds for a whole request. It runs shielded: cancelled while connecting, httpx leaks slots."""
 
+CLOSING = 3.0
+"""Seconds in which connections are closed: a peer that does not answer a TLS farewell is left."""
+
 
 @attrs.frozen
 class Reply:
@@ -65,7 +68,7 @@ class Http:
 
     async def _renew(self) -> None:
         old, self._client = self._client, self._open()
-        with trio.move_on_after(1, shield=True):
+        with trio.move_on_after(CLOSING, shield=True):
             await old.aclose()
 
     async def __aenter__(self) -> Http:
@@ -77,5 +80,5 @@ class Http:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with trio.move_on_after(1, shield=True):
+        with trio.move_on_after(CLOSING, shield=True):
             await self._client.aclose()

@@ -190,6 +190,7 @@ async def test_heartbeats_with_products_come_once_per_product():
         await one.listen(0.5)
         beats = [f["events"][0] for f in one.frames if f["channel"] == "heartbeats"]
         counters = [b["heartbeat_counter"] for b in beats]
+        del counters[len(counters) // 2 * 2 :]  # we stopped listening between two
         assert counters == sorted([*range(counters[0], counters[-1] + 1)] * 2)
 
 
@@ -549,7 +550,7 @@ async def test_truth_is_the_newest_thousand_closed_candles():
 class TestOnAFastMockClock:
     @pytest.fixture
     def clock(self):
-        return MockClock(rate=50)
+        return MockClock(rate=10)
 
     async def test_simulated_time_follows_trio(self, clock):
         async with simulated(speed=2) as simulator, client(simulator) as one:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +154,19 @@ def now_of(simulator: Simulator) -> int:
 async def agree(
     url: str, simulator: Simulator, symbols: Sequence[str], within: float = 15.0
 ) -> dict[str, Any]:
-    """Wait until the store equals the truth of this moment; what differs at last is shown."""
+    """Wait until the store equals the truth of this moment; what differs at last is shown.
+
+    Half the time is for that; what was filled later begins later, and is compared as of then.
+    """
     until = now_of(simulator)
     deadline = time.monotonic() + within
     while True:
-        result: dict[str, Any] = await stored(
-            url, lambda client: check(client, simulator.control_url, EXCHANGE, symbols, until)
+        if time.monotonic() > deadline - within / 2:
+            until = now_of(simulator)
+        compare = partial(
+            check, control=simulator.control_url, exchange=EXCHANGE, symbols=symbols, until=until
         )
+        result: dict[str, Any] = await stored(url, compare)
         if not result["wrong"]:
             return result
         assert time.monotonic() < deadline, (len(result["wrong"]), result["wrong"][:8])
