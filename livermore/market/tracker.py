@@ -507,7 +507,7 @@ class Tracker:
         self._show_forming(tape, time)
 
     def _keep_pace(self, tape: _Tape, newest: int, now: float) -> None:
-        if tape.heard_at is not None:
+        if tape.heard_at is not None and tape.whole_since is not None:  # mute is not its pace
             tape.longest = max(tape.longest, now - tape.heard_at)
         if now - tape.pace_since > PACE:
             tape.longest_before, tape.longest, tape.pace_since = tape.longest, 0.0, now

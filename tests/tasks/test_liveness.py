@@ -305,6 +305,18 @@ async def test_replacements_of_a_symbol_that_stays_mute_grow_apart(
     assert market.events().count("a symbol is mute") == 1
 
 
+async def test_a_symbol_that_was_mute_is_not_taken_for_a_slow_one(
+    market: Market, autojump_clock: MockClock
+):
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 100)
+        await trading(market, 60, mute=[BTC])
+        await trading(market, 60)
+        silences = {one.native: one for one in market.tracker.silences(trio.current_time())}
+        assert silences[BTC].usual < 2
+
+
 async def test_it_is_mute_until_it_speaks_not_until_a_snapshot(
     market: Market, autojump_clock: MockClock
 ):
