@@ -134,6 +134,10 @@ class Liveness:
             shard.shown.clear()
             return
         silences = shard.tracker.silences(now)
+        served = {one.native for one in silences}
+        if shard.mute.keys() - served:
+            shard.mute = {n: one for n, one in shard.mute.items() if n in served}
+            self._show(shard)
         starved: dict[str, float] = {}
         for one in silences:
             muted = shard.mute.get(one.native)
