@@ -59,13 +59,16 @@ class Findings:
     missing: Sequence[Missing]
     bare: Sequence[Series]
     unasked: Sequence[Series]
+    ended: Sequence[Gap]
+    """What the ledger says was filled or given up since then, newest first."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "gaps",
-        epilog="Example: `livermore gaps --since 2h`, `livermore gaps --symbol BTC-USD --json`. "
+        epilog="Example: `livermore gaps --since 2h`, `livermore gaps --ended`, "
+        "`livermore gaps --symbol BTC-USD --json`. "
         "Exit code 6 while gaps remain, 0 when there are none.",
     )(placed(gaps))
 
@@ -77,6 +80,9 @@ def gaps(
     since: Annotated[
         str, typer.Option(metavar="TIME", help="From 2h ago, or 2026-01-02T03:00:00Z, on.")
     ] = "24h",
+    ended: Annotated[
+        bool, typer.Option("--ended", help="Also those that were filled or given up.")
+    ] = False,
     exchange: Exchange = "coinbase",
     json: Json = False,
 ) -> int:
@@ -96,8 +102,10 @@ def gaps(
         now = store.now(status)
         found = look(client, name, chosen, times.since(since, now), now)
     if json:
-        output.document(_document(found))
+        output.document(_document(found, ended=ended))
     else:
+        if ended:
+            _show_ended(found.ended)
         _show(found, now)
     if status is not None and status.words.state not in (None, "live"):
         output.say(f"{name} is {status.words.state}: {status.words.note or 'no reason is given'}")
@@ -120,9 +128,14 @@ def look(client: Client, exchange: str, chosen: Sequence[Series], since: int, no
     missing.sort(key=lambda gap: (-gap.last, gap.series.timeframe.ms, gap.series.symbol))
     bare = [survey for survey in surveys if not survey.stored]
     unasked = [survey.series for survey in bare if survey.asked_from is None]
-    return Findings(
-        exchange, since, now, len(chosen), missing, [survey.series for survey in bare], unasked
-    )
+    over = [
+        gap
+        for gap in ledger
+        if gap.outcome is not Outcome.OPEN and gap.series in chosen and (gap.ended or 0) >= since
+    ]
+    over.sort(key=lambda gap: (-(gap.ended or 0), -gap.last, gap.series.timeframe.ms))
+    bare_series = [survey.series for survey in bare]
+    return Findings(exchange, since, now, len(chosen), missing, bare_series, unasked, over)
 
 
 def known_missing(survey: Survey) -> list[tuple[int, int]]:
@@ -194,6 +207,30 @@ def _show(found: Findings, now: int) -> None:
         )
 
 
+def _show_ended(gaps: Sequence[Gap]) -> None:
+    if not gaps:
+        return
+    table = output.table(
+        *("symbol", "tf", "was missing from", "candles", "cause", "tries", "outcome", "after"),
+        right=("candles", "tries"),
+        loose=("cause", "outcome"),
+    )
+    for gap in gaps[:SHOWN]:
+        table.add_row(
+            gap.series.symbol,
+            gap.series.timeframe.value,
+            times.iso(gap.first),
+            str(gap.slots),
+            gap.cause,
+            str(gap.attempts),
+            _next(gap, 0),
+            times.length(max(0, (gap.ended or gap.found) - gap.found)),
+        )
+    output.show(table)
+    if len(gaps) > SHOWN:
+        output.say(f"… and {len(gaps) - SHOWN} more that ended (--json has them all)")
+
+
 def _next(entry: Gap | None, now: int) -> str:
     if entry is None:
         return "–"
@@ -202,7 +239,13 @@ def _next(entry: Gap | None, now: int) -> str:
     return f"in {times.length(entry.next_try - now)}" if entry.next_try > now else "now"
 
 
-def _document(found: Findings) -> dict[str, object]:
+def _document(found: Findings, *, ended: bool) -> dict[str, object]:
+    told: dict[str, object] = {
+        "ended": [
+            {**_where(gap), **_known(gap), "ended": times.iso(gap.ended or gap.found)}
+            for gap in found.ended
+        ]
+    }
     return {
         "exchange": found.exchange,
         "since": times.iso(found.since),
@@ -211,17 +254,18 @@ def _document(found: Findings) -> dict[str, object]:
         "missing": sum(gap.slots for gap in found.missing),
         "without_candles": [str(series) for series in found.bare],
         "never_asked_for": [str(series) for series in found.unasked],
-        "gaps": [
-            {
-                "symbol": gap.series.symbol,
-                "timeframe": gap.series.timeframe.value,
-                "first": times.iso(gap.first),
-                "last": times.iso(gap.last),
-                "candles": gap.slots,
-                **_known(gap.entry),
-            }
-            for gap in found.missing
-        ],
+        "gaps": [{**_where(gap), **_known(gap.entry)} for gap in found.missing],
+        **(told if ended else {}),
+    }
+
+
+def _where(gap: Missing | Gap) -> dict[str, object]:
+    return {
+        "symbol": gap.series.symbol,
+        "timeframe": gap.series.timeframe.value,
+        "first": times.iso(gap.first),
+        "last": times.iso(gap.last),
+        "candles": gap.slots,
     }
 
 

@@ -17,7 +17,7 @@ from livermore.adapters import store
 from livermore.adapters.redis import Client, script
 from livermore.cli.store import stored_series
 from livermore.market.candle import Candle, Evidence, Kind, Series, empty
-from livermore.market.gap import Gap, encode_gap
+from livermore.market.gap import Gap, Outcome, encode_gap
 from livermore.market.timeframe import Timeframe
 from tests.integration.command_line import Livermore
 
@@ -280,6 +280,36 @@ def test_missing_slots_are_found_by_looking_and_explained_by_the_ledger(
     assert "in 1 min" in told
     assert "not in the ledger" in told
     assert told.endswith("3 candles missing in 1 of 1 series since 2027-01-14T08:00:20Z\n")
+
+
+def test_gaps_that_ended_are_listed_when_asked_for(livermore: Livermore, client: Client):
+    times = slots(30)
+    put(client, [candle(t) for t in times])
+    filled = Gap(
+        BTC, times[10], times[11], "lost frames", NOW - 90_000, attempts=2,
+        outcome=Outcome.FILLED, ended=NOW - 30_000,
+    )  # fmt: skip
+    given_up = Gap(
+        BTC, times[3], times[3], "no connection", NOW - 60_000, attempts=12,
+        outcome=Outcome.UNFILLABLE, ended=NOW - 20_000, note="REST did not give 1 of 1 candles",
+    )  # fmt: skip
+    long_ago = attrs.evolve(filled, first=times[1], last=times[1], ended=NOW - 2 * 86_400_000)
+    for gap in (filled, given_up, long_ago):
+        client.one("HSET", store.gaps_key("coinbase"), gap.name, encode_gap(gap))
+    say_status(client)
+    done = livermore("gaps", "--timeframe", "5m", "--ended", "--json")
+    assert done.returncode == 0
+    assert [
+        (g["first"], g["outcome"], g["attempts"]) for g in json.loads(done.stdout)["ended"]
+    ] == [
+        ("2027-01-15T05:45:00Z", "unfillable", 12),
+        ("2027-01-15T06:20:00Z", "filled", 2),
+    ]
+    told = livermore("gaps", "--timeframe", "5m", "--ended").stdout
+    assert "lost frames" in told
+    assert "REST did not give 1 of 1" in told
+    assert "1 min" in told
+    assert "ended" not in json.loads(livermore("gaps", "--timeframe", "5m", "--json").stdout)
 
 
 def test_gaps_says_when_the_daemon_is_blind(livermore: Livermore, client: Client):
