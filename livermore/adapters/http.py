@@ -11,6 +11,7 @@ import httpx
 import trio
 
 from livermore import __version__
+from livermore.adapters.urls import shown
 from livermore.errors import RestError
 
 DEADLINE = 4.0
@@ -34,6 +35,7 @@ class Http:
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url.rstrip("/")
+        self.shown = shown(self.base_url)
         self._client = self._open()
 
     def _open(self) -> httpx.AsyncClient:
@@ -56,13 +58,13 @@ class Http:
                 reply = await self._client.get(url, params=dict(params))
         except httpx.PoolTimeout as error:
             await self._renew()
-            raise RestError(f"no free connection to {self.base_url}") from error
+            raise RestError(f"no free connection to {self.shown}") from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             text = " ".join(str(error).split()) or type(error).__name__
-            raise RestError(f"cannot reach {self.base_url}: {text}") from error
+            raise RestError(f"cannot reach {self.shown}: {text}") from error
         if reply is None:
             await self._renew()
-            raise RestError(f"{self.base_url} did not answer within {DEADLINE:g} s")
+            raise RestError(f"{self.shown} did not answer within {DEADLINE:g} s")
         headers = {name.lower(): value for name, value in reply.headers.items()}
         return Reply(reply.status_code, headers, reply.content)
 

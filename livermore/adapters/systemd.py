@@ -27,12 +27,12 @@ class Notifier:
             return False
         # A null byte is how the kernel spells an abstract name.
         address = "\0" + self.address[1:] if self.address[0] == "@" else self.address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.setblocking(False)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
                 sender.sendto("\n".join(lines).encode(errors="replace"), address)
-            except OSError:
-                return False
+        except OSError:  # nobody listens, or there is no descriptor left
+            return False
         return True
 
     def reloading(self) -> bool:

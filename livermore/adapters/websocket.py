@@ -13,6 +13,7 @@ import h11
 import trio
 import trio_websocket
 
+from livermore.adapters.urls import shown
 from livermore.errors import ConnectionLost, LivermoreError
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -106,19 +107,19 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
                         receive_buffer_size=BUFFER,
                     )
                 if connection is None:
-                    raise ConnectionLost(f"cannot connect to {url}: the server hung up")
+                    raise ConnectionLost(f"cannot connect to {shown(url)}: the server hung up")
                 yield Socket(connection)
                 with trio.move_on_after(CLOSE_TIMEOUT):
                     await connection.aclose()
             except (trio_websocket.HandshakeError, trio.TooSlowError, OSError) as error:
-                failure = ConnectionLost(f"cannot connect to {url}: {_said(error)}")
+                failure = ConnectionLost(f"cannot connect to {shown(url)}: {_said(error)}")
             except (LivermoreError, ExceptionGroup) as error:
                 failure = error  # raised below: a nursery would wrap it
             nursery.cancel_scope.cancel()
     except* (trio_websocket.HandshakeError, h11.ProtocolError) as refused:
         # The library reads in a task of our nursery: what a server answers instead of an upgrade
         # is raised there, not where we wait for it.
-        failure = ConnectionLost(f"cannot connect to {url}: {_refusal(refused)}")
+        failure = ConnectionLost(f"cannot connect to {shown(url)}: {_refusal(refused)}")
     finally:
         await trio.aclose_forcefully(stream)
     if failure is not None:
@@ -138,7 +139,7 @@ async def _dial(url: str) -> tuple[Stream, str, str]:
             tcp = await trio.open_tcp_stream(parts.hostname, port)
             stream = await _secured(tcp, parts.hostname) if secure else tcp
     except (OSError, trio.TooSlowError, ValueError) as error:
-        raise ConnectionLost(f"cannot connect to {url}: {_said(error)}") from error
+        raise ConnectionLost(f"cannot connect to {shown(url)}: {_said(error)}") from error
     resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return stream, parts.netloc.rpartition("@")[2], resource
 

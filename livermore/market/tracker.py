@@ -308,8 +308,14 @@ class Tracker:
             tape.whole_since = time
             tape.acknowledged_at = now
             if tape.ignored:
-                tape.ignored = False  # served after all: what ended meanwhile is the scan's to find
+                # Served after all: what ended meanwhile is the scan's to find, we begin anew.
+                tape.ignored = False
                 tape.closed_to = tape.first_own = None
+                tape.open = True
+                tape.slots.clear()
+                tape.ahead.clear()
+                self._part(tape)
+                tape.last_time = -1
             if tape.open:
                 tape.complete_from = time
                 tape.unsure = False
@@ -320,6 +326,8 @@ class Tracker:
         tape = self._tapes.get(native)
         if tape is not None:
             tape.ignored = True
+            tape.unsure = True
+            tape.whole_since = None
 
     def doubt(self, native: str) -> None:
         """This connection does not deliver what the symbol trades, although it promised to.
@@ -372,8 +380,8 @@ class Tracker:
 
     @property
     def newest_trade(self) -> int:
-        """Exchange time (ms) at which the newest trade of any symbol arrived; -1 before one did."""
-        return max((tape.arrived for tape in self._tapes.values()), default=-1)
+        """Time (ms) of the newest trade of any symbol; -1 before one was heard."""
+        return max((tape.newest_time for tape in self._tapes.values()), default=-1)
 
     @property
     def halted(self) -> bool:

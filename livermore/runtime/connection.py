@@ -55,6 +55,8 @@ class Health:
     state: State = State.CONNECTING
     since: float = 0.0
     frames: int = 0
+    heard_at: float = 0.0
+    """Monotonic time of the newest frame; 0 before the first."""
     malformed: int = 0
     reconnects: int = 0
     error: str = ""
@@ -64,6 +66,8 @@ class Health:
     """Native ids the exchange does not serve, and why."""
     mute: frozenset[str] = frozenset()
     """Symbols whose trades REST shows and the connection does not deliver."""
+    mute_since: float = 0.0
+    """Monotonic time since when the first of them is silent."""
     starved: frozenset[str] = frozenset()
     """Symbols whose trades arrive without their candle channel."""
 
@@ -186,6 +190,7 @@ class Connection:
             now = trio.current_time()
             listened += now - waited_from
             self.health.frames += 1
+            self.health.heard_at = now
             if heard is not None:
                 heard(now, text)
             try:

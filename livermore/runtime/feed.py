@@ -129,12 +129,9 @@ class Feed:
     def now(self) -> int | None:
         """The exchange's time in ms: the furthest any of its connections has heard."""
         moment = trio.current_time()
-        known = [
-            self._clock.read(moment),
-            *(tracker.clock.read(moment) for tracker in self._trackers),
-        ]
+        known = [tracker.clock.read(moment) for tracker in self._trackers]
         heard = [time for time in known if time is not None]
-        return max(heard, default=None)
+        return max(heard, default=self._clock.read(moment))
 
     async def run(self) -> None:
         """See the module.

@@ -10,6 +10,7 @@ says so until it speaks again.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
@@ -17,6 +18,7 @@ import trio
 
 from livermore.errors import LivermoreError
 from livermore.market.gap import Lane
+from livermore.market.history import Row
 from livermore.market.timeframe import Timeframe
 from livermore.market.tracker import Silence, Tracker
 from livermore.runtime.connection import Connection, Health, State
@@ -34,6 +36,8 @@ TOLD = 5.0
 """Seconds for which tickers may speak of a trade before it arrives."""
 STARVED = 30.0
 """Seconds for which trades may arrive before the candle channel shows them."""
+ANSWER = 10.0
+"""Seconds a request may wait for its grant and its answer: silence elsewhere is looked at too."""
 AGAIN = 4.0
 """Seconds to the second request where only two together can tell."""
 CONFIRM = 3.0
@@ -94,28 +98,28 @@ class Liveness:
 
     def look_for_halt(self) -> None:
         """Whether all followed symbols have been silent for :data:`HALTED`."""
-        now = self.clock()
+        now, moment = self.clock(), trio.current_time()
+        newest = max(shard.tracker.newest_trade for shard in self.shards)
+        if self.halted_since is not None and newest > self.halted_since:
+            lasted = newest - self.halted_since
+            self.halted_since = None
+            self._tell(False)
+            self.say("the exchange trades again", {"halted_s": lasted // 1000})
         live = all(shard.health.state is State.LIVE for shard in self.shards)
+        live = live and any(shard.tracker.silences(moment) for shard in self.shards)
         if now is None or not live or any(shard.mute for shard in self.shards):
             self._began = None
             return
         if self._began is None:
             self._began = now  # what was traded while we were away may not have been heard
-        newest = max(shard.tracker.newest_trade for shard in self.shards)
-        if self.halted_since is None:
-            if now - max(newest, self._began) >= HALTED:
-                self.halted_since = newest if newest > 0 else self._began
-                self._tell(True)
-                self.say(
-                    "the exchange is halted",
-                    {"silent_s": (now - self.halted_since) // 1000, "symbols": self._symbols(),
-                     "next": "empty candles wait until REST confirms them"},
-                )  # fmt: skip
-        elif newest > self.halted_since:
-            lasted = newest - self.halted_since
-            self.halted_since = None
-            self._tell(False)
-            self.say("the exchange trades again", {"halted_s": lasted // 1000})
+        if self.halted_since is None and now - max(newest, self._began) >= HALTED:
+            self.halted_since = newest if newest > 0 else self._began
+            self._tell(True)
+            self.say(
+                "the exchange is halted",
+                {"silent_s": (now - self.halted_since) // 1000, "symbols": self._symbols(),
+                 "next": "empty candles wait until REST confirms them"},
+            )  # fmt: skip
 
     def _tell(self, halted: bool) -> None:
         for shard in self.shards:
@@ -152,17 +156,20 @@ class Liveness:
             unsampled = one.unsampled is not None and one.unsampled >= STARVED
             if unsampled:
                 starved[one.symbol] = one.unsampled or 0.0
+                if one.symbol not in shard.health.starved:
+                    yield (1.0, shard, one)  # do its trades arrive, at least?
+                    continue
             pace = max(FIRST, FACTOR * one.usual)
             if one.seconds >= max(limit, TOLD if told else pace):
                 asked = any(native == one.native for native, _ in shard.shown)
                 yield (one.seconds / pace + 1e6 * (told + asked), shard, one)
         if shard.health.starved != starved.keys():
-            new = not shard.health.starved
+            new = starved.keys() - shard.health.starved
             shard.health.starved = frozenset(starved)
             if new:
                 self.say(
                     "the candle channel is starved",
-                    {"name": shard.health.name, "symbols": sorted(starved),
+                    {"name": shard.health.name, "symbols": sorted(new),
                      "next": "candles close by their trades, without a cross-check"},
                 )  # fmt: skip
 
@@ -175,6 +182,7 @@ class Liveness:
     @staticmethod
     def _show(shard: Shard) -> None:
         shard.health.mute = frozenset(one.symbol for one in shard.mute.values())
+        shard.health.mute_since = min((one.since for one in shard.mute.values()), default=0.0)
 
     async def _probe(self, shard: Shard, silence: Silence) -> None:
         """Ask REST for the running slot and the one before it."""
@@ -184,17 +192,21 @@ class Liveness:
             return
         running = self.timeframe.floor(now)
         self.probes += 1
-        try:
+        rows: Sequence[Row] | None = None
+        with trio.move_on_after(ANSWER), contextlib.suppress(LivermoreError):
             rows, _ = await self.rest.candles(
                 native, self.timeframe, running - self.timeframe.ms, running, Lane.LIVE
             )
-        except LivermoreError:
-            return  # it said nothing: asked again at the next look
+        if rows is None:  # it said nothing; others are asked about first
+            shard.next_probe[native] = (silence.since, silence.seconds + ANSWER)
+            return
         shard.next_probe[native] = (silence.since, 2 * silence.seconds)
         shown = {row.open_time: row.volume for row in rows}
         if (native, running) not in shard.shown and shard.tracker.held(native, running) is None:
             shard.next_probe[native] = (silence.since, silence.seconds + AGAIN)
         if not self._undelivered(shard, native, shown, running):
+            if native in shard.mute and shard.tracker.held(native, running) is not None:
+                self._speaks(shard, shard.mute[native], trio.current_time())
             return
         await trio.sleep(CONFIRM)
         if shard.health.state is not State.LIVE or not self._still(shard, silence):

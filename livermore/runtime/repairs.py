@@ -33,7 +33,7 @@ from livermore.market.gap import (
     pages,
 )
 from livermore.market.history import Page, Row, against, deeper, read_page, wanted, window
-from livermore.market.timeframe import TIMEFRAMES
+from livermore.market.timeframe import TIMEFRAMES, iso
 from livermore.market.tracker import DIFFERS, Missing, Suspect
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.lease import Lease
@@ -58,6 +58,13 @@ ATTEMPTS = 12
 """Tries after which a gap that REST never fills ends as unfillable."""
 REMEMBERED = 24 * 3600 * 1000
 """How long (ms) an ended gap stays in the ledger."""
+MOST_ENDED = 5_000
+"""Ended gaps the ledger keeps at most: the oldest go."""
+GIVEN_UP = 600 * 1000
+MOST_GIVEN_UP = 4 * 3600 * 1000
+"""How long (ms) a scan leaves slots alone that were unfillable: doubling, first and most."""
+STILL_OPEN = frozenset({3, 6, 10})
+"""Tries after which it is said that a gap stays open."""
 RECHECK = 1.5
 """Seconds between two looks at the store for a gap whose next request is not due."""
 IDLE = 0.25
@@ -129,8 +136,12 @@ class Repairs:
         self._wanting: set[Series] = set()
         self._left_out: Mapping[str, str] = {}
         """Symbols the exchange does not serve, and why."""
+        self._given_up: dict[Series, dict[int, tuple[int, int]]] = {}
+        """Slots that were unfillable: until when they are left alone (exchange ms), how long."""
         self.to_verify: dict[str, Gap] = {}
         """Ranges of the ledger that lack nothing and are to be compared with REST."""
+        self._remembers = False
+        """Whether the ledger was read once."""
         self.progress = Progress()
 
     @property
@@ -166,6 +177,8 @@ class Repairs:
     def suspects(self, slots: Iterable[Suspect]) -> None:
         """Stored slots to compare with REST once it can be trusted."""
         for slot in slots:
+            if slot.series.symbol in self._left_out:
+                continue
             due = slot.open_time + slot.series.timeframe.ms + LOOK_AFTER
             self._looks.setdefault((slot.series, slot.open_time), (due, slot.cause))
             if slot.cause == DIFFERS:
@@ -206,7 +219,8 @@ class Repairs:
                     "gaps": len(news),
                     "candles": sum(gap.slots for gap in news),
                     "cause": news[0].cause,
-                    "first": str(news[0].series),
+                    "series": str(news[0].series),
+                    "first": iso(news[0].first),
                     "next": "REST is asked",
                 },
             )
@@ -261,6 +275,7 @@ class Repairs:
                 ever=found.cursor is not None,
                 traded_from=began.get(one.symbol),
             )
+            ranges = self._not_given_up(one, ranges, now)
             if one.timeframe is self._dialect.streamed and found.oldest is not None:
                 began[one.symbol] = found.oldest
             first_fetch = found.asked_from is None
@@ -283,6 +298,31 @@ class Repairs:
         self._say_found(new)
         store.raise_unless_foreign(await self._redis.run_each(lost, "publish"))
         return lacking
+
+    def _not_given_up(
+        self, series: Series, ranges: list[tuple[int, int]], now: int
+    ) -> list[tuple[int, int]]:
+        """``ranges`` without the slots that were found unfillable a short while ago."""
+        given_up = self._given_up.get(series)
+        if given_up is None:
+            return ranges
+        for slot in [slot for slot, (end, _) in given_up.items() if now - end >= REMEMBERED]:
+            del given_up[slot]
+        if not given_up:
+            del self._given_up[series]
+        slots = [
+            (slot, slot)
+            for first, last in ranges
+            for slot in range(first, last + 1, series.timeframe.ms)
+            if given_up.get(slot, (0, 0))[0] <= now
+        ]
+        return merge(slots, series.timeframe)[::-1]
+
+    def _give_up(self, gap: Gap) -> None:
+        given_up = self._given_up.setdefault(gap.series, {})
+        for slot in range(gap.first, gap.last + 1, gap.series.timeframe.ms):
+            wait = min(MOST_GIVEN_UP, max(GIVEN_UP, 2 * given_up.get(slot, (0, 0))[1]))
+            given_up[slot] = ((gap.ended or 0) + wait, wait)
 
     def _deepen(self, found: store.Survey, now: int) -> bool:
         """Ask for more where too few traded candles are stored; whether there is more to ask for.
@@ -316,6 +356,7 @@ class Repairs:
         )
         now = self._clock() or 0
         stale: list[bytes] = []
+        ended: list[tuple[int, bytes]] = []
         for name, text in entries:
             try:
                 gap = decode_gap(exchange, text)
@@ -325,13 +366,22 @@ class Repairs:
             if gap.outcome is Outcome.OPEN and gap.cause == VERIFY:
                 self.to_verify.setdefault(gap.name, gap)
             elif gap.outcome is Outcome.OPEN:
-                if gap.name not in self._open and gap.series.symbol in self._natives:
+                known = {gap.name} & (self._open.keys() | self._unwritten.keys() | self._busy)
+                if not known and not self.leaves_out(gap.series):
                     self._open[gap.name] = gap
                     if gap.cause != DEEPER:
                         self._wanting.add(gap.series)
                     self._changed.set()
             elif now - (gap.ended or 0) > REMEMBERED:
                 stale.append(name)
+                continue
+            elif gap.attempts >= ATTEMPTS and not self._remembers:
+                self._give_up(gap)
+            if gap.outcome is not Outcome.OPEN:
+                ended.append((gap.ended or 0, name))
+        self._remembers = True
+        if len(ended) > MOST_ENDED:
+            stale += [name for _, name in sorted(ended)[: len(ended) - MOST_ENDED]]
         if stale:
             await self._redis.one("HDEL", store.gaps_key(exchange), *stale)
         await self._write_ledger()
@@ -439,18 +489,17 @@ class Repairs:
         """Compare stored slots with REST; its word replaces ours."""
         series, first, last, cause = look
         slots = range(first, last + 1, series.timeframe.ms)
-        again = [Suspect(series, open_time, cause) for open_time in slots]
         before = [self._looked.get((series, open_time)) for open_time in slots]
         moments = [known[1] for known in before if known is not None]
         omitted_at = max(moments) if len(moments) == len(before) else None
         try:
             asked = await self.compare(series, first, last, cause, omitted_at=omitted_at)
         except StoreError:
-            self.suspects(again)
+            self._look_again(series, slots, cause)
             raise
         if asked.problem:
             # Not answered is not agreed: look again.
-            self.suspects(again)
+            self._look_again(series, slots, cause)
             await trio.sleep(1.0)
             return
         if cause == CONTRADICTED and asked.compared.corrected == 0:
@@ -501,6 +550,14 @@ class Repairs:
                 )
             )  # fmt: skip
 
+    def _look_again(self, series: Series, slots: Iterable[int], cause: str) -> None:
+        """Nothing was answered; a series that is not served is left."""
+        if self.leaves_out(series):
+            return
+        due = (self._clock() or 0) + LOOK_AFTER
+        for open_time in slots:
+            self._looks.setdefault((series, open_time), (due, cause))
+
     def _look_later(self, series: Series, asked: Asked, cause: str) -> None:
         """Slots that a reply does not decide: another one may, a few times."""
         for open_time in asked.undecided:
@@ -530,7 +587,7 @@ class Repairs:
             survey = await self._survey(gap)
         left = self._left(gap, survey)
         if left and asked is None:
-            self._recheck[gap.name] = trio.current_time() + RECHECK
+            self._recheck[gap.name] = trio.current_time() + recheck(gap)
             return
         await self._settle(gap, left, asked or Asked(), survey)
 
@@ -586,6 +643,7 @@ class Repairs:
         elif gap.attempts >= ATTEMPTS and not asked.problem and not grown:
             note = f"REST did not give {left} of {gap.slots} candles in {gap.attempts} tries"
             gap = attrs.evolve(gap, outcome=Outcome.UNFILLABLE, ended=now, note=note)
+            self._give_up(gap)
         else:
             wait = min(60_000, 2_000 * 2 ** min(gap.attempts - 1, 5))
             omitted_at = gap.omitted_at
@@ -599,9 +657,22 @@ class Repairs:
                 omitted_at = None  # the slots that joined were in no look yet
             note = asked.problem or f"REST does not show {left} of {gap.slots} candles yet"
             gap = attrs.evolve(gap, next_try=now + wait, omitted_at=omitted_at, note=note)
+            if asked.at and gap.attempts in STILL_OPEN and gap.cause != DEEPER:
+                self._say(
+                    "gap still open",
+                    {
+                        "series": str(series),
+                        "first": iso(gap.first),
+                        "candles": gap.slots,
+                        "cause": gap.cause,
+                        "attempts": gap.attempts,
+                        "next_try": iso(gap.next_try),
+                        "note": note,
+                    },
+                )
         if gap.outcome is Outcome.OPEN:
             self._open[gap.name] = gap
-            self._recheck[gap.name] = trio.current_time() + RECHECK
+            self._recheck[gap.name] = trio.current_time() + recheck(gap)
         else:
             self._open.pop(gap.name, None)
             self._recheck.pop(gap.name, None)
@@ -636,8 +707,10 @@ class Repairs:
                 f"gap {gap.outcome.value}",
                 {
                     "series": str(gap.series),
+                    "first": iso(gap.first),
                     "candles": gap.slots,
                     "cause": gap.cause,
+                    "attempts": gap.attempts,
                     "seconds": max(0, now - gap.found) // 1000,
                     **({"note": gap.note} if gap.note else {}),
                 },
@@ -727,6 +800,11 @@ class Repairs:
         if code in ("c", "v") or (code in ("a", "i") and at - end < SETTLED):
             due = max(at, end + SETTLED - SECOND_LOOK) + SECOND_LOOK
             self._looks.setdefault((series, page.newest), (due, "newest of its reply"))
+
+
+def recheck(gap: Gap) -> float:
+    """Seconds until the store is looked at again for a gap whose request is not due."""
+    return RECHECK * min(10, 1 + gap.attempts)
 
 
 @attrs.frozen

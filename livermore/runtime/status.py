@@ -18,7 +18,7 @@ from livermore.runtime.condition import Condition, soon
 from livermore.runtime.connection import Health, State
 from livermore.runtime.liveness import Liveness
 from livermore.runtime.readings import Readings
-from livermore.runtime.repairs import DEEPER, Repairs
+from livermore.runtime.repairs import DEEPER, HISTORY, Repairs
 from livermore.runtime.rest import Budget
 from livermore.runtime.verification import Verification
 from livermore.runtime.writer import Writer
@@ -28,6 +28,13 @@ STATUS_TTL = 45
 """Seconds."""
 HANGS = 45.0
 """Seconds without a sign of life after which the writer hangs: far more than its longest turn."""
+
+UNTRIED = 10_000
+"""Milliseconds after which a gap that nobody could ask for yet is told."""
+DAMAGED = 0.2
+"""Share of a connection's frames that cannot be read, from which on it is told."""
+DAMAGED_FOR = 10.0
+"""Seconds over which they are counted."""
 
 
 @attrs.define
@@ -65,6 +72,9 @@ class Report:
     again_at: float = 0.0
     _state: str = "starting"
     _since: int = 0
+    _counted: dict[str, tuple[float, int, int]] = attrs.Factory(dict)
+    """Connection -> when its frames were counted last, all of them, and the damaged ones."""
+    _shares: dict[str, float] = attrs.Factory(dict)
 
     def state(self, clock: int | None) -> tuple[str, int, str]:
         """State, since when (exchange ms), and one line that says why and what happens next."""
@@ -87,8 +97,7 @@ class Report:
             slow = f"Redis needs {self.slow:.1f} s for an answer"
             found = attrs.evolve(found, why="; ".join(filter(None, (found.why, slow))))
         if found.state != self._state or not self._since:
-            away = self.writer.turns.away_since if self.writer is not None else None
-            begun = away if away is not None and found.state == "blind" else moment
+            begun = self._begun(moment) if found.state == "blind" else moment
             started = self.description.get("started")
             if clock is not None:
                 self._since = clock - int((moment - begun) * 1000)
@@ -96,6 +105,15 @@ class Report:
                 self._since = started if isinstance(started, int) else 0
             self._state = found.state
         return attrs.evolve(found, since=self._since)
+
+    def _begun(self, moment: float) -> float:
+        """Monotonic time since when we are blind: before it was noticed."""
+        away = self.writer.turns.away_since if self.writer is not None else None
+        if away is not None:
+            return away
+        heard = [h.heard_at for h in self.healths if h.state is not State.LIVE and h.heard_at]
+        mute = [h.mute_since for h in self.healths if h.state is State.LIVE and h.mute]
+        return min([*heard, *mute], default=moment)
 
     def _judge(self, clock: int | None, moment: float) -> Condition:
         """The first of what can be wrong, the worst first."""
@@ -137,6 +155,8 @@ class Report:
         found = self._sockets(moment) or self._silent()
         if found is None and slots.state == "live":
             found = self._halted()
+        if found is None and slots.state == "live" and not slots.missing:
+            found = self._damaged(moment) or self._left_out()
         return found or slots
 
     def alive(self, moment: float) -> bool:
@@ -164,6 +184,8 @@ class Report:
 
     def _silent(self) -> Condition | None:
         """What live connections do not bring."""
+        if self.rejected and self.rejected.keys() >= set(self.symbols):
+            return attrs.evolve(self._left_out() or Condition(state=""), state="blind")
         mute = sorted(symbol for health in self.healths for symbol in health.mute)
         if not mute:
             return None
@@ -173,6 +195,36 @@ class Report:
             missing=f"no data for {len(mute)} of {len(self.symbols)} symbols ({named})",
             why="REST shows trades that did not arrive",
             next="REST fills the candles until they do",
+        )
+
+    def _left_out(self) -> Condition | None:
+        """What the exchange does not serve."""
+        if not self.rejected:
+            return None
+        named = ", ".join(sorted(self.rejected)[:3]) + (", …" if len(self.rejected) > 3 else "")
+        return Condition(
+            state="live",
+            missing=f"{len(self.rejected)} of {len(self.symbols)} symbols are not served ({named})",
+            why=next(iter(self.rejected.values())),
+            next="asked for again every ten minutes",
+        )
+
+    def _damaged(self, moment: float) -> Condition | None:
+        """What arrives and cannot be read."""
+        for health in self.healths:
+            before = self._counted.setdefault(health.name, (moment, health.frames, 0))
+            frames, malformed = health.frames - before[1], health.malformed - before[2]
+            if moment - before[0] >= DAMAGED_FOR:
+                self._counted[health.name] = (moment, health.frames, health.malformed)
+                self._shares[health.name] = malformed / frames if frames >= 10 else 0.0
+        name, share = max(self._shares.items(), key=lambda one: one[1], default=("", 0.0))
+        if share < DAMAGED:
+            return None
+        return Condition(
+            state="live",
+            missing=f"{share:.0%} of the frames of {name} cannot be read",
+            why="the exchange or the line damages them",
+            next="what they do not prove is asked of REST",
         )
 
     def _halted(self) -> Condition | None:
@@ -188,10 +240,15 @@ class Report:
 
     def _slots(self, repairs: Repairs, clock: int | None) -> Condition:
         """What the store lacks."""
-        lasting = [gap for gap in repairs.open_gaps if gap.attempts > 0 and gap.cause != DEEPER]
+        lasting = [
+            gap
+            for gap in repairs.open_gaps
+            if gap.cause != DEEPER and (gap.attempts or (clock or 0) - gap.found >= UNTRIED)
+        ]
         progress = repairs.progress
-        if progress.done < progress.total:
-            lacking = progress.total - progress.done
+        history = {gap.series for gap in lasting if gap.cause == HISTORY}
+        lacking = max(progress.total - progress.done, len(history))
+        if lacking:
             return Condition(
                 state="backfilling",
                 missing=f"history of {lacking} of {progress.total} series",

@@ -1,4 +1,4 @@
-"""Coinbase Advanced Trade as it writes: numbers, stamps, frames and rows (PROTOCOLS 1). Pure."""
+"""Coinbase Advanced Trade as it writes: numbers, stamps, frames and rows. Pure."""
 
 from __future__ import annotations
 

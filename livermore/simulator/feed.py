@@ -31,7 +31,7 @@ _SECOND = 1_000 * NS
 _BATCH = 250 * NS
 """market_trades come in batches of 250 ms [DOC]."""
 _SAMPLE = 10 * _SECOND
-"""candles are samples at whole 10-second marks (PROTOCOLS 9) …"""
+"""candles are samples at whole 10-second marks …"""
 _SAMPLE_LATE = (6_650 * NS, 160 * NS)
 """… published 6.65 to 6.81 s after the mark."""
 _FINE_GRID = 50 * NS

@@ -124,7 +124,7 @@ _EXTRAS = (
     ("ETH-USDT", "Ethereum", "Tether", 3_001.0, 2, 8, 15.0, 0.0010),
     ("USDT-USD", "Tether", "US Dollar", 0.9994, 5, 2, 40.0, 0.000002),
     ("DAI-USD", "Dai", "US Dollar", 0.9998, 4, 5, 0.8, 0.000005),
-    # Products of their own, delivered under their own name, not aliases (PROTOCOLS 1.1.11):
+    # Products of their own, delivered under their own name, not aliases:
     ("USDT-USDC", "Tether", "USDC", 0.9993, 4, 2, 20.0, 0.000002),
     ("EURC-USDC", "Euro Coin", "USDC", 1.165, 4, 2, 4.0, 0.00004),
 )

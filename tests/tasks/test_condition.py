@@ -168,8 +168,58 @@ async def test_an_outage_is_one_line_with_what_since_why_and_next(
 async def test_live_without_more_is_all_there_is_to_say(autojump_clock: MockClock):
     world = World()
     assert world.line() == "coinbase: live since 2027-01-15T08:00:00Z"
-    world.repairs.open_gaps = [gap(attempts=0), gap(DEEPER)]  # just found; a wish
+    new = attrs.evolve(gap(attempts=0), found=NOW)
+    world.repairs.open_gaps = [new, gap(DEEPER)]  # just found; a wish
     assert world.line() == "coinbase: live since 2027-01-15T08:00:00Z"
+
+
+async def test_what_nobody_could_ask_for_yet_is_told_after_a_while(autojump_clock: MockClock):
+    world = World()
+    world.repairs.open_gaps = [attrs.evolve(gap(attempts=0), found=NOW)]
+    await trio.sleep(11)
+    assert "1 gap since 2027-01-15T08:00:00Z" in world.line()
+
+
+async def test_history_that_is_gone_again_is_fetched_again(autojump_clock: MockClock):
+    world = World()
+    world.condition()
+    world.repairs.open_gaps = [attrs.evolve(gap(HISTORY, attempts=0), found=NOW)]
+    await trio.sleep(11)
+    assert world.condition().state == "backfilling"
+    assert "history of 1 of" in world.line()
+
+
+async def test_an_exchange_that_serves_nothing_of_ours_leaves_us_blind(autojump_clock: MockClock):
+    world = World()
+    world.report.rejected = {world.report.symbols[0]: "not a valid product"}
+    some = world.condition()
+    assert (some.state, some.why) == ("live", "not a valid product")
+    assert "not served" in some.missing
+    world.report.rejected = dict.fromkeys(world.report.symbols, "not a valid product")
+    all_ = world.condition()
+    assert (all_.state, all_.blind) == ("blind", True)
+    assert "asked for again" in all_.next
+
+
+async def test_frames_that_cannot_be_read_are_told_while_they_are_many(autojump_clock: MockClock):
+    world = World()
+    world.condition()
+    health = world.healths[0]
+    for damaged, said in ((90, True), (10, False)):
+        await trio.sleep(10)
+        health.frames += 100
+        health.malformed += damaged
+        assert ("cannot be read" in world.condition().missing) is said
+
+
+async def test_a_silent_socket_was_blind_from_its_last_frame_on(autojump_clock: MockClock):
+    world = World()
+    world.condition()
+    await trio.sleep(5)
+    world.healths[0].heard_at = trio.current_time()
+    await trio.sleep(30)
+    world.drop(world.healths[0])
+    assert world.condition().since == NOW + 5_000
 
 
 async def test_a_state_keeps_its_beginning_while_its_reason_changes(autojump_clock: MockClock):

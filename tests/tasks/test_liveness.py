@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import cast
@@ -51,11 +52,16 @@ class Market:
     connection: Replaced
     volume: dict[tuple[str, int], int] = attrs.Factory(dict)
     number: dict[str, int] = attrs.Factory(dict)
+    times: dict[str, list[int]] = attrs.Factory(lambda: defaultdict(list))
     asked: list[tuple[float, str, Lane]] = attrs.Factory(list)
     said: list[tuple[str, dict[str, object]]] = attrs.Factory(list)
     halts: list[bool] = attrs.Factory(list)
     was_asked: trio.Event = attrs.Factory(trio.Event)
     problem: Exception | None = None
+    broken: frozenset[str] = frozenset()
+    """Symbols that REST does not answer for."""
+    seconds: float = 0.0
+    """How long REST takes."""
     liveness: Liveness = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -76,6 +82,7 @@ class Market:
         slot = M5.floor(self.now())
         self.volume[native, slot] = self.volume.get((native, slot), 0) + 1
         self.number[native] = self.number.get(native, 0) + 1
+        self.times[native].append(self.now())
         if heard:
             trade = Trade(self.number[native], 100.0, Decimal(1), self.now())
             self.take(Trades(native, [trade], snapshot))
@@ -90,8 +97,11 @@ class Market:
         self.asked.append((trio.current_time(), native, lane))
         self.was_asked.set()
         await trio.lowlevel.checkpoint()
+        await trio.sleep(self.seconds)
         if self.problem is not None:
             raise self.problem
+        if native in self.broken:
+            raise RestError("404")
         shown = [(slot, volume) for (n, slot), volume in self.volume.items() if n == native]
         return [
             Row(slot, 100.0, 100.0, 100.0, 100.0, float(volume))
@@ -203,9 +213,11 @@ async def test_a_symbol_that_always_was_slow_is_not_asked_about(
         begin(market)
         for _ in range(10):
             market.trade(BTC)
+            market.take(sample(BTC, market.now()))
             await trading(market, 50, quiet=[BTC])
         asked = len(market.asked)
         market.trade(BTC)
+        market.take(sample(BTC, market.now()))
         await trading(market, 100, quiet=[BTC])
         assert len(market.asked) == asked
 
@@ -355,6 +367,93 @@ async def test_a_rest_that_fails_says_nothing(market: Market, autojump_clock: Mo
         market.problem = None
         await trading(market, 10, mute=[BTC])
     assert market.connection.reasons
+
+
+async def test_symbols_that_rest_does_not_answer_for_keep_no_other_from_its_turn(
+    market: Market, autojump_clock: MockClock
+):
+    market.broken = frozenset(NATIVES[5:9])
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 100)
+        await trading(market, 60, quiet=NATIVES[5:9])
+        await trading(market, 30, quiet=NATIVES[5:9], mute=[BTC])
+        assert market.health.mute == {BTC}
+
+
+async def test_a_rest_that_never_answers_stops_neither_halts_nor_their_end(
+    market: Market, autojump_clock: MockClock
+):
+    market.seconds = 1e6
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 60)
+        await trading(market, HALTED / 1000 + 60, quiet=NATIVES)
+        assert market.halts == [True]
+        await trading(market, 60)
+    assert market.halts == [True, False]
+
+
+async def test_a_reconnect_during_a_halt_is_not_its_end(market: Market, autojump_clock: MockClock):
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 60)
+        last = Trade(market.number[BTC], 100.0, Decimal(1), market.now() - 500)
+        await trading(market, HALTED / 1000 + 30, quiet=NATIVES)
+        assert market.halts == [True]
+        market.tracker.lost()
+        begin(market)
+        market.take(Trades(BTC, [last], snapshot=True))
+        await trading(market, 30, quiet=NATIVES)
+        assert market.halts == [True]
+        await trading(market, 5)
+    assert market.halts == [True, False]
+
+
+async def test_a_symbol_served_after_all_closes_nothing_of_what_nobody_saw(
+    market: Market, autojump_clock: MockClock
+):
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 10)
+        market.tracker.ignore(BTC)
+        await trading(market, 400, mute=[BTC])
+        market.tracker.acknowledged([BTC], trio.current_time())
+        pending = market.tracker.pending
+        pending.closes.clear()
+        pending.missing.clear()
+        await trading(market, 550, quiet=[BTC])
+    assert BTC not in {series.symbol for series in pending.closes}
+    missing = [one.open_time for one in pending.missing.values() if one.series.symbol == BTC]
+    assert missing[0] == START + M5.ms, "the slot in which it was served again"
+
+
+async def test_where_nothing_is_served_nothing_is_halted(market: Market, autojump_clock: MockClock):
+    with trio.fail_after(10_000):
+        begin(market)
+        for native in NATIVES:
+            market.tracker.ignore(native)
+        await trading(market, 1000, quiet=NATIVES)
+    assert market.halts == []
+
+
+async def test_a_mute_symbol_that_a_snapshot_healed_is_not_mute_until_its_next_trade(
+    market: Market, autojump_clock: MockClock
+):
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 100)
+        await trading(market, 20, mute=[BTC])
+        assert market.health.mute == {BTC}
+        market.tracker.lost()
+        begin(market)
+        trades = [
+            Trade(number, 100.0, Decimal(1), time)
+            for number, time in enumerate(market.times[BTC], start=1)
+        ]
+        market.take(Trades(BTC, trades, snapshot=True))
+        await trading(market, 40, quiet=[BTC])
+        assert market.health.mute == frozenset()
 
 
 async def test_ten_minutes_without_any_trade_are_a_halt(market: Market, autojump_clock: MockClock):

@@ -23,7 +23,7 @@ from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Candle, Evidence, Kind, Series, empty
 from livermore.market.gap import VERIFY, Gap, Lane, Outcome, decode_gap, encode_gap
 from livermore.market.history import DEPTH, Row
-from livermore.market.timeframe import TIMEFRAMES, Timeframe
+from livermore.market.timeframe import TIMEFRAMES, Timeframe, iso
 from livermore.market.tracker import Missing, Suspect
 from livermore.runtime import repairs as module
 from livermore.runtime.lease import Lease
@@ -64,6 +64,8 @@ class World:
     answer: Callable[[Question], bool | Exception] = lambda _: True
     """Whether REST has the candle of a slot, or how it fails."""
     omits: frozenset[int] = frozenset()
+    damaged: frozenset[int] = frozenset()
+    """Slots whose row no market can have made."""
     away: bool = False
     foreign: set[str] = attrs.Factory(set)
     """Keys that hold somebody else's value."""
@@ -161,7 +163,7 @@ class World:
                 missing += [slot, slot]
         oldest, newest = (held[0], held[-1]) if held else (-1, -1)
         asked = self.asked_from.get(series, -1)
-        return [len(held), len(held), oldest, newest, asked, -1, oldest, *missing]
+        return [len(held), len(held), oldest, newest, asked, oldest, oldest, *missing]
 
     # -- as REST ----------------------------------------------------------------------------
 
@@ -173,7 +175,9 @@ class World:
             raise answer
         slots = range(question.first, question.last + 1, question.timeframe.ms)
         shown = [slot for slot in slots if answer and slot not in self.omits]
-        return [Row(slot, 2.0, 3.0, 1.0, 2.0, 5.0) for slot in shown], asked_at
+        return [
+            Row(slot, 2.0, 1.0 if slot in self.damaged else 3.0, 1.0, 2.0, 5.0) for slot in shown
+        ], asked_at
 
     # -- as the writer ----------------------------------------------------------------------
 
@@ -296,7 +300,10 @@ async def test_slots_side_by_side_are_one_gap_and_one_request(
     [(found, news), (filled, fields)] = world.said
     assert (found, filled) == ("gaps found", "gap filled")
     assert (news["gaps"], news["candles"], news["cause"]) == (1, 4, "no connection")
-    assert fields == {"series": str(of(BTC)), "candles": 4, "cause": "no connection", "seconds": 0}
+    assert fields == {
+        "series": str(of(BTC)), "first": iso(world.slot(4)), "candles": 4,
+        "cause": "no connection", "attempts": 1, "seconds": 0,
+    }  # fmt: skip
 
 
 async def test_a_gap_is_in_the_ledger_before_rest_is_asked_for_it(
@@ -377,6 +384,59 @@ async def test_what_rest_does_not_show_in_twelve_tries_is_unfillable(
     assert entry["outcome"] == "unfillable"
     assert entry["note"] == "REST did not give 2 of 2 candles in 12 tries"
     assert world.said[-1][0] == "gap unfillable"
+    still_open = [fields["attempts"] for event, fields in world.said if event == "gap still open"]
+    assert still_open == [3, 6, 10]
+
+
+async def test_what_was_unfillable_is_left_alone_by_scans_for_a_while(
+    autojump_clock: MockClock, world: World
+):
+    world.damaged = frozenset([world.slot(1)])
+    world.put(of(BTC), *(world.slot(ago) for ago in range(301) if ago != 1))
+    world.asked_from[of(BTC)] = world.slot(300)
+    await world.repairs.scan([of(BTC)], "found missing")
+    await repaired(world, 900)
+    assert len(world.questions) == ATTEMPTS
+    world.put(of(BTC), *(NOON + n * M5.ms for n in range(3)))  # what closed meanwhile
+    await world.repairs.scan([of(BTC)], "found missing")
+    await repaired(world, 60)
+    assert len(world.questions) == ATTEMPTS
+    assert [entry["outcome"] for entry in world.ledger()] == ["unfillable"]
+    await trio.sleep(600)
+    world.put(of(BTC), *(NOON + n * M5.ms for n in range(3, 6)))
+    await world.repairs.scan([of(BTC)], "found missing")
+    await repaired(world, 1)
+    assert len(world.questions) == ATTEMPTS + 1, "ten minutes later it is asked for again"
+
+
+async def test_a_look_that_is_not_answered_is_not_repeated_at_once(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "WORKERS", 6)
+    world.answer = lambda _: RestError("404 no such product")
+    world.put(of(BTC), world.slot(1), world.slot(0))
+    world.repairs.suspects([Suspect(of(BTC), world.slot(1), "test")])
+    await repaired(world, 100)
+    assert 2 <= len(world.questions) <= 4
+    world.repairs.leave_out({BTC: "BTC-USD is delisted"})
+    asked = len(world.questions)
+    await repaired(world, 100)
+    assert len(world.questions) <= asked + 1
+
+
+async def test_a_gap_that_was_left_out_does_not_come_back_from_the_ledger(
+    autojump_clock: MockClock, world: World
+):
+    world.answer = lambda _: RestError("404 no such product")
+    world.put(of(BTC), world.slot(250))
+    world.repairs.missing([Missing(of(BTC), world.slot(1), "no connection")])
+    await world.repairs.read_ledger()
+    world.repairs.leave_out({BTC: "BTC-USD is delisted"})
+    await world.repairs.read_ledger()
+    await world.repairs.read_ledger()
+    assert world.repairs.open_gaps == ()
+    assert world.repairs.wanting == 0
+    assert [entry["outcome"] for entry in world.ledger()] == ["unfillable"]
 
 
 async def test_an_omitted_slot_is_asked_for_again_when_a_second_look_proves_something(
