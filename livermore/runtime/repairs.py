@@ -32,7 +32,7 @@ from livermore.market.gap import (
     merge,
     pages,
 )
-from livermore.market.history import Page, Row, against, deeper, read_page, wanted, window
+from livermore.market.history import DEEPEST, Page, Row, against, deeper, read_page, wanted, window
 from livermore.market.timeframe import TIMEFRAMES, iso
 from livermore.market.tracker import DIFFERS, Missing, Suspect
 from livermore.runtime.backoff import Backoff
@@ -193,9 +193,23 @@ class Repairs:
             return ()
         if cause != DEEPER:
             self._wanting.add(series)
+        alone = cause in (HISTORY, DEEPER)
+        beside: Gap | None = None
         for known in self._open.values():
-            if known.series == series and known.first <= first and last <= known.last:
+            if known.series != series or not known.first <= first:
+                continue
+            if last <= known.last:
                 return ()
+            if first <= known.last + series.timeframe.ms and not alone:
+                beside = known if known.cause not in (HISTORY, DEEPER) else beside
+        if beside is not None:
+            # One gap that grows: one request for all of it. What joined is asked for at once.
+            self._open[beside.name] = self._unwritten[beside.name] = attrs.evolve(
+                beside, last=last, lane=min(lane, beside.lane), omitted_at=None, attempts=0,
+                next_try=now,
+            )  # fmt: skip
+            self._changed.set()
+            return (Gap(series, first, last, cause, now, lane),)
         gap = Gap(series, first, last, cause, now, lane, next_try=now)
         same = self._open.get(gap.name)
         if same is not None:
@@ -244,6 +258,20 @@ class Repairs:
                 self._wanting.discard(gap.series)
         self._progressed()
 
+    def _drop_old(self, now: int) -> None:
+        """What lies behind the newest slots we keep is not missed any more."""
+        for name, gap in list(self._open.items()):
+            timeframe = gap.series.timeframe
+            oldest = timeframe.last_closed(now) - (DEEPEST - 1) * timeframe.ms
+            if gap.last < oldest and name not in self._busy:
+                self._unwritten[name] = attrs.evolve(
+                    gap, outcome=Outcome.UNFILLABLE, ended=now,
+                    note=f"older than the newest {DEEPEST} candles",
+                )  # fmt: skip
+                del self._open[name]
+                self._recheck.pop(name, None)
+                self.progress.unfillable += 1
+
     async def scan(self, series: Sequence[Series], cause: str, lane: Lane = Lane.REPAIR) -> int:
         """Add what the store lacks of the newest slots; returns how many series lack something.
 
@@ -253,6 +281,7 @@ class Repairs:
         if now is None:
             return 0
         settled = now - ALLOWANCE
+        self._drop_old(settled)
         calls = [store.survey(one, *window(one.timeframe, settled)) for one in series]
         replies = await self._redis.run_each(calls, "read")
         store.raise_unless_foreign(replies)
@@ -636,11 +665,11 @@ class Repairs:
         # More of the series may have gone missing while this was asked for.
         last = self._open.get(gap.name, gap).last
         grown, gap = last > gap.last, attrs.evolve(gap, last=max(last, gap.last))
-        if left == 0 and grown:
-            gap = attrs.evolve(gap, next_try=now, omitted_at=None, note="")
+        if grown:  # what joined was asked for by nobody yet
+            gap = attrs.evolve(gap, attempts=0, next_try=now, omitted_at=None, note="")
         elif left == 0:
             gap = attrs.evolve(gap, outcome=Outcome.FILLED, ended=now, note="")
-        elif gap.attempts >= ATTEMPTS and not asked.problem and not grown:
+        elif gap.attempts >= ATTEMPTS and not asked.problem:
             note = f"REST did not give {left} of {gap.slots} candles in {gap.attempts} tries"
             gap = attrs.evolve(gap, outcome=Outcome.UNFILLABLE, ended=now, note=note)
             self._give_up(gap)
@@ -653,8 +682,6 @@ class Repairs:
                 settled = gap.last + series.timeframe.ms + SETTLED
                 moments = [omitted_at + SECOND_LOOK, *([settled] if settled > now else [])]
                 wait = max(wait, min(moments) + 1_000 - now)
-            if grown:
-                omitted_at = None  # the slots that joined were in no look yet
             note = asked.problem or f"REST does not show {left} of {gap.slots} candles yet"
             gap = attrs.evolve(gap, next_try=now + wait, omitted_at=omitted_at, note=note)
             if asked.at and gap.attempts in STILL_OPEN and gap.cause != DEEPER:

@@ -306,6 +306,41 @@ async def test_slots_side_by_side_are_one_gap_and_one_request(
     }  # fmt: skip
 
 
+async def test_a_slot_beside_an_open_gap_joins_it_and_is_asked_for_at_once(
+    autojump_clock: MockClock, world: World
+):
+    world.answer = lambda _: RestError("503 Service Unavailable")
+    world.put(of(BTC), world.slot(250))
+    world.repairs.missing([Missing(of(BTC), world.slot(3), "no connection")])
+    await repaired(world, 100)
+    [gap] = world.repairs.open_gaps
+    assert gap.attempts >= 3
+    world.answer = lambda _: True
+    world.repairs.missing([Missing(of(BTC), world.slot(2), "frames were lost")])
+    [gap] = world.repairs.open_gaps
+    assert (gap.first, gap.last, gap.lane) == (world.slot(3), world.slot(2), Lane.LIVE)
+    asked = len(world.questions)
+    await repaired(world, 1)
+    assert len(world.questions) == asked + 1
+    [entry] = world.ledger()
+    assert (entry["outcome"], entry["last"]) == ("filled", world.slot(2))
+
+
+async def test_what_is_older_than_what_is_kept_is_no_gap_any_more(
+    autojump_clock: MockClock, world: World
+):
+    world.answer = lambda _: RestError("503 Service Unavailable")
+    world.put(of(BTC), world.slot(999))
+    world.repairs.missing([Missing(of(BTC), world.slot(ago), "test") for ago in (998, 400)])
+    assert len(world.repairs.open_gaps) == 2
+    await trio.sleep(4 * M5.ms / 1000)
+    await world.repairs.scan([], "found missing")
+    assert [gap.first for gap in world.repairs.open_gaps] == [world.slot(400)]
+    await world.repairs.read_ledger()
+    old = next(entry for entry in world.ledger() if entry["first"] == world.slot(998))
+    assert (old["outcome"], old["note"]) == ("unfillable", "older than the newest 1000 candles")
+
+
 async def test_a_gap_is_in_the_ledger_before_rest_is_asked_for_it(
     autojump_clock: MockClock, world: World
 ):
