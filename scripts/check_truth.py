@@ -4,8 +4,8 @@
     scripts/check_truth.py --redis-url unix:///run/valkey.sock --control http://127.0.0.1:8080/control
 
 Prints one JSON document. Exit 0 when everything agrees, 7 when something differs, 1 when it cannot
-look. The recursion here is written anew from the definition of MACD-V, so that it can disagree
-with ours.
+look. The recursion and the rules that withhold a reading are written anew here from the definition
+of MACD-V, so that they can disagree with ours.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from livermore.adapters import store
 from livermore.adapters.redis import Client
 from livermore.market.candle import Candle, Kind, Series, same_volume
-from livermore.market.timeframe import TIMEFRAMES
+from livermore.market.timeframe import TIMEFRAMES, iso
 
 DEPTH = 300
 """The newest slots of a series that must be there."""
@@ -38,8 +38,11 @@ def ask(control: str, path: str, **query: object) -> Any:
         return json.load(reply)
 
 
-def recursion(candles: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """MACD-V and its signal at the last of ``candles``, straight from the definition."""
+def recursion(candles: Sequence[dict[str, Any]]) -> tuple[float | None, float | None, int]:
+    """MACD-V and its signal at the last of ``candles``, straight from the definition.
+
+    The third is how many values MACD-V had.
+    """
     closes: list[float] = []
     ema12 = ema26 = atr = signal = None
     ranges: list[float] = []
@@ -65,11 +68,11 @@ def recursion(candles: Sequence[dict[str, Any]]) -> dict[str, float | None]:
                 assert atr is not None
                 atr = (atr * 25 + reach) / 26
         macdv = None
-        if ema12 is not None and ema26 is not None and atr:
+        if ema12 is not None and ema26 is not None and atr and atr > 1e-11 * closes[-1]:
             macdv = 100 * (ema12 - ema26) / atr
             values.append(macdv)
             signal = _ema(signal, values, len(values), 9)
-    return {"macdv": macdv, "signal": signal}
+    return macdv, signal, len(values)
 
 
 def _ema(before: float | None, values: Sequence[float], n: int, length: int) -> float | None:
@@ -159,35 +162,66 @@ def check_series(
         yield {"reading": None}
         return
     counts["readings"] += 1
-    yield from check_reading(reading, series, until, max(stored), anchor, truth, counts)
+    yield from check_reading(reading, series, until, stored, anchor, truth, counts)
 
 
 def check_reading(
     reading: dict[str, Any],
     series: Series,
     until: int,
-    newest: int,
+    stored: Collection[int],
     anchor: int,
     truth: dict[int, dict[str, Any]],
     counts: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """What is wrong with the reading of ``series``; adds to ``counts``."""
+    """What is wrong with the reading of ``series``; adds to ``counts``.
+
+    ``stored`` are the open times of the stored candles; what the reading stands on that is older is
+    taken to have been whole.
+    """
     ms = series.timeframe.ms
+    where = {"open_time": reading["open_time"], "count": reading["count"]}
     if reading["open_time"] + ms < until - SETTLED - ms:
-        yield {"reading is old": reading["open_time"], "newest": newest}
+        yield {"reading is old": reading["open_time"], "newest": max(stored)}
+    oldest = min(stored)
     slots = range(anchor, reading["open_time"] + 1, ms)
-    history = [truth[open_time] for open_time in slots if open_time in truth]
-    if reading["withheld"]:
-        counts["withheld"] += 1
-        # Nothing is missing here, so only a thin market or a short history is a reason.
-        if not reading["withheld"].startswith("fewer than"):
-            yield {"withheld": reading["withheld"], "count": reading["count"]}
-        return
-    for name, value in recursion(history).items():
+    missing = {slot for slot in slots if slot >= oldest and slot not in stored}
+    history = [truth[slot] for slot in slots if slot in truth and slot not in missing]
+    recent = max(missing, default=None)
+    if recent is not None and reading["open_time"] - recent > 150 * ms:
+        recent = None
+    macdv, signal, values = recursion(history)
+    reason = why_withheld(history, recent, macdv, values)
+    counts["withheld"] += reading["withheld"] is not None
+    if reading["withheld"] != reason:
+        yield {"withheld": reading["withheld"], "expected": reason, **where}
+    for name, value in (("macdv", macdv), ("signal", signal)):
         got = reading[name]
-        if value is None or got is None or abs(got - value) > 1e-9 * max(1.0, abs(value)):
-            where = {"open_time": reading["open_time"], "count": reading["count"]}
+        if got is None or value is None or reading["withheld"] is not None:
+            same = got is None and reading["withheld"] is not None
+        else:
+            same = abs(got - value) <= 1e-9 * max(1.0, abs(value))
+        if not same:
             yield {"reading": name, "got": got, "expected": value, **where}
+
+
+def why_withheld(
+    history: Sequence[dict[str, Any]], recent: int | None, macdv: float | None, values: int
+) -> str | None:
+    """Why there may be no numbers at the last of ``history``; None where there must be.
+
+    ``recent`` is the newest slot that is missing, within the last 150.
+    """
+    traded = sum(candle["kind"] == "traded" for candle in history)
+    if len(history) < 60:
+        return f"fewer than 60 candles: {len(history)}"
+    if traded < 26:
+        return f"fewer than 26 observed candles: {traded}"
+    if recent is not None:
+        return f"missing candle within the last 150: {iso(recent)}"
+    if macdv is None:
+        return "no volatility"
+    return f"fewer than 9 MACD-V values: {values}" if values < 9 else None
 
 
 def main() -> int:

@@ -8,6 +8,9 @@ hurried, so our scripts are told a time that runs as fast (rate budget and lease
 the scripts publish they also note in a list, in the same step: a subscriber may miss what is
 published while Redis restarts, the list does not.
 
+Each minute of the market the store is looked at: what it lacks must be told, by an open gap or by a
+state that is not ``live``.
+
 Prints one JSON object. Exit 0 when everything is as it must be, 7 when something is not.
 """
 
@@ -27,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import redis
 import trio
 
 from livermore import daemon
@@ -36,7 +40,9 @@ from livermore.adapters.valkey import valkey_binary
 from livermore.config import Settings
 from livermore.errors import LivermoreError, StoreError
 from livermore.market.candle import Candle, Series, same_volume
-from livermore.market.timeframe import Timeframe
+from livermore.market.gap import Outcome, decode_gap
+from livermore.market.history import window
+from livermore.market.timeframe import Timeframe, iso
 from livermore.runtime import lease
 from livermore.runtime.feed import Feed
 from livermore.simulator import Simulator, SimulatorSettings, chaos
@@ -64,6 +70,8 @@ HEALED = 100.0
 """Seconds after the last end of a slot before it is judged."""
 PATIENCE = 2
 """More slots in which it may heal: on a busy machine a minute passes in no time."""
+TELL_WITHIN = 120_000
+"""After a slot's end (ms of the exchange), when its absence from the store must be told."""
 NOTES = "chaos:published"
 
 PROLOGUE = """
@@ -220,6 +228,11 @@ class Run:
     waited: int = 0
     """Symbols the daemon says, at the end, that the exchange does not serve."""
     checked: dict[str, Any] = attrs.Factory(dict)
+    redis_away: bool = False
+    samples: Counter[str] = attrs.Factory(Counter)
+    """Looks at the store during the run, and how many slots lacked and were told at them."""
+    untold: dict[tuple[Series, int], str] = attrs.Factory(dict)
+    """Slots that lacked at two looks in a row while nothing said so: when it was seen."""
     _begun: float = attrs.Factory(trio.current_time)
 
     @property
@@ -279,6 +292,7 @@ class Run:
                 continue
             await self.until(one.at)
             self.log.write(one.kind, {"seconds": one.seconds})
+            self.redis_away = one.kind != chaos.EMPTY_REDIS
             if one.kind == chaos.PAUSE_REDIS:
                 self.server.pause()
                 await trio.sleep(one.seconds)
@@ -289,6 +303,67 @@ class Run:
                 await trio.to_thread.run_sync(self.server.start)
             else:
                 self.lives.append(await trio.to_thread.run_sync(self.look, True))
+            self.redis_away = False
+
+    async def watch(self) -> None:
+        """Each minute: what the store lacks must be told; a slot is noted at its second look."""
+        before: set[tuple[Series, int]] = set()
+        while True:
+            await trio.sleep(60.0)
+            feed = self.feeds.get(EXCHANGE)
+            found = None if feed is None or self.redis_away else await self._find_untold(feed)
+            self.samples["skipped" if found is None else "looks"] += 1
+            untold = found or set()
+            for series, open_time in sorted(untold & before, key=str):
+                seen = self.untold.setdefault((series, open_time), iso(self.now()))
+                self.log.write(
+                    "untold", {"series": str(series), "slot": iso(open_time), "seen": seen}
+                )
+            before = untold
+
+    async def _find_untold(self, feed: Feed) -> set[tuple[Series, int]] | None:
+        """Slots that the store lacks and nobody is told of; None where it cannot be said."""
+        first, last = window(Timeframe.M5, self.now() - TELL_WITHIN)
+        try:
+            stored, entries = await trio.to_thread.run_sync(self._look_for, first, last)
+        except redis.RedisError:
+            return None
+        if self.redis_away or self.feeds.get(EXCHANGE) is not feed:
+            return None
+        lacking = {
+            (series, open_time)
+            for series, times in stored.items()
+            for open_time in range(first, last + 1, Timeframe.M5.ms)
+            if open_time not in times
+        }
+        state, _, _ = feed.report.state(feed.now())
+        gaps = [decode_gap(EXCHANGE, text) for text in entries]
+        gaps += feed.report.repairs.open_gaps if feed.report.repairs else ()
+        untold = {
+            (series, open_time)
+            for series, open_time in lacking
+            if state == "live"
+            and series.symbol not in feed.report.rejected
+            and not any(
+                gap.outcome is Outcome.OPEN
+                and gap.series == series
+                and gap.first <= open_time <= gap.last
+                for gap in gaps
+            )
+        }
+        self.samples["told"] += len(lacking) - len(untold)
+        return untold
+
+    def _look_for(self, first: int, last: int) -> tuple[dict[Series, set[int]], list[bytes]]:
+        """Open times of the stored 5m candles in a range, and the entries of the ledger."""
+        shortest = [series for series in self.series if series.timeframe is Timeframe.M5]
+        with self.server.client() as client, client.pipeline(transaction=True) as pipeline:
+            for series in shortest:
+                pipeline.zrangebyscore(store.keys(series).candles, first, last, withscores=True)
+            pipeline.hvals(store.gaps_key(EXCHANGE))
+            *found, entries = pipeline.execute()
+        times = [{int(score) for _, score in members} for members in found]
+        return dict(zip(shortest, times, strict=True)), entries
 
     def look(self, empty: bool = False) -> Life:
         """What there is at one moment; ``empty`` ends it in the same moment."""
@@ -472,11 +547,16 @@ async def run_seed(
             async with trio.open_nursery() as keeping:
                 keeping.start_soon(run.keep_daemon)
                 keeping.start_soon(run.disturb_redis)
+                keeping.start_soon(run.watch)
                 unhealed = await run.heal()
                 until = run.now()
                 keeping.cancel_scope.cancel()
             problems = [f"not healed: {unhealed}"] if unhealed else []
             problems += [f"log: {text}" for text in log.bad]
+            problems += [
+                f"untold: {series} {iso(open_time)} at {seen}"
+                for (series, open_time), seen in run.untold.items()
+            ]
             await trio.sleep(5.0)
             if simulator.stats.connections:
                 problems.append(f"{simulator.stats.connections} sockets are left open")
@@ -548,6 +628,7 @@ def _counts(run: Run, log: Log) -> dict[str, Any]:
         **run.checked,
         "closes": closes,
         "corrections": corrections,
+        "samples": dict(run.samples),
         "connections": stats.connections_total,
         "ended": len(run.ended),
         "reconnects": run.reconnects,

@@ -18,6 +18,7 @@ from livermore import daemon as daemon_module
 from livermore.adapters import http
 from livermore.exchanges.coinbase import COINBASE
 from livermore.market.timeframe import Timeframe
+from livermore.runtime import connection
 from livermore.simulator.faults import KINDS
 from tests.simulator.whole_daemon import (
     START,
@@ -123,6 +124,7 @@ async def test_a_fault_across_the_end_of_a_slot_leaves_no_trace_in_the_store(
     caplog: Any,
     kind: str,
 ):
+    monkeypatch.setattr(connection, "ASK_AGAIN", 60.0)
     if kind != "slow-rest":  # four seconds of this clock are none on a busy machine
         monkeypatch.setattr(http, "DEADLINE", RATE)
     begin = START + 80_000  # 100 seconds before midnight
@@ -143,8 +145,6 @@ async def test_a_fault_across_the_end_of_a_slot_leaves_no_trace_in_the_store(
                 simulator.inject(**{"fault": kind, **options})
             await daemon.until(lambda: not simulator.faults, WITHIN)
             requests = simulator.stats.rest_requests - requests
-            await quiet(daemon)
-            await trio.sleep((M5 - now_of(simulator) % M5) / 1000 + 5)
             await quiet(daemon)
             await agree(valkey_url, simulator, daemon.symbols, WITHIN)
             symbols = list(daemon.symbols)

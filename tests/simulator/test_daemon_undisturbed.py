@@ -29,7 +29,7 @@ async def test_an_undisturbed_run_equals_the_truth_and_announces_everything_once
         async with exchange(symbols=8) as simulator:
             async with running(simulator, valkey_url, tmp_path, top=8) as daemon:
                 await daemon.whole()
-                await trio.sleep(8)
+                await daemon.until(lambda: len(heard.of("candle:close")) > 8 * 9, 40)
                 result = await agree(valkey_url, simulator, daemon.symbols)
                 symbols = list(daemon.symbols)
                 assert len(symbols) == 8
