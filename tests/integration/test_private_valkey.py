@@ -35,6 +35,7 @@ USER = """
 import signal, sys
 from pathlib import Path
 from livermore.adapters.valkey import open_private_valkey
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with open_private_valkey(Path(sys.argv[1])) as url:
     print(url, flush=True)
     try:

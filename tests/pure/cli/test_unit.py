@@ -81,7 +81,12 @@ def test_a_word_is_spelled_as_systemd_reads_it(word: str, wanted: str):
         ({"state_dir": "/home/jesse/state"}, "ProtectHome", "read-only"),
     ],
 )
-def test_what_it_needs_is_not_hidden_from_it(paths: dict[str, str], name: str, wanted: str):
+def test_what_it_needs_is_not_hidden_from_it(
+    paths: dict[str, str], name: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "prefix", "/opt/livermore")  # wherever this checkout lies
+    monkeypatch.setattr(sys, "executable", "/opt/livermore/bin/python")
+    monkeypatch.setattr(unit, "__file__", "/opt/livermore/unit.py")
     assert setting(service(paths).text(), name) == [wanted]
 
 
