@@ -322,7 +322,11 @@ class Run:
             before = untold
 
     async def _find_untold(self, feed: Feed) -> set[tuple[Series, int]] | None:
-        """Slots that the store lacks and nobody is told of; None where it cannot be said."""
+        """Slots that the store lacks and nobody is told of; None where it cannot be said.
+
+        What lies before the oldest stored candle was never promised: at what price an empty slot
+        rests there, nobody knows.
+        """
         first, last = window(Timeframe.M5, self.now() - TELL_WITHIN)
         try:
             stored, entries = await trio.to_thread.run_sync(self._look_for, first, last)
@@ -333,7 +337,7 @@ class Run:
         lacking = {
             (series, open_time)
             for series, times in stored.items()
-            for open_time in range(first, last + 1, Timeframe.M5.ms)
+            for open_time in range(max(first, min(times, default=first)), last + 1, Timeframe.M5.ms)
             if open_time not in times
         }
         state, _, _ = feed.report.state(feed.now())
