@@ -16,6 +16,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 import trio
@@ -67,6 +68,7 @@ class Running:
         return self.redis.url
 
 
+T = TypeVar("T")
 Watch = Callable[[Mapping[str, Feed]], Awaitable[None]]
 Again = Callable[[], Settings]
 """Reads the settings again, from the same sources."""
@@ -277,13 +279,7 @@ def backfill(settings: Settings, request: BackfillRequest, report: Report) -> Fi
                 bans=plan.bans,
             )
 
-    try:
-        return trio.run(run)
-    except BaseExceptionGroup as group:
-        error = first_of(group)
-        if isinstance(error, LivermoreError):
-            raise error from None
-        raise
+    return _run_alone(run)
 
 
 @attrs.frozen(kw_only=True)
@@ -322,8 +318,13 @@ def verify(settings: Settings, request: VerifyRequest, report: Report) -> Certif
                 bans=plan.bans,
             )
 
+    return _run_alone(run)
+
+
+def _run_alone(work: Callable[[], Awaitable[T]]) -> T:
+    """The result of ``work``; of a group of errors the one a person can read."""
     try:
-        return trio.run(run)
+        return trio.run(work)
     except BaseExceptionGroup as group:
         error = first_of(group)
         if isinstance(error, LivermoreError):
