@@ -228,7 +228,8 @@ def listening(url: str) -> Iterator[Heard]:
         yield heard
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)  # beside a busy event loop it may be far behind
+        assert not thread.is_alive(), "what was published is not all heard yet"
 
 
 def _client(url: str) -> redis.Redis:
