@@ -51,8 +51,7 @@ class Lease:
         Raises :class:`TakenError` naming the holder, and :class:`StoreUnusable` when its key is
         somebody else's.
         """
-        self.epoch = max(self.epoch, at_least)
-        return await self._take("take")
+        return await self._take("take", at_least)
 
     async def stand_by(self, waits: Callable[[str], object]) -> int:
         """Acquire it as soon as nobody else holds it; returns the epoch.
@@ -71,9 +70,9 @@ class Lease:
                 waits(str(error))
             await trio.sleep(ASK)
 
-    async def _take(self, how: str) -> int:
+    async def _take(self, how: str, at_least: int = 0) -> int:
         asked = trio.current_time()
-        reply = await self._call(how)
+        reply = await self._call(how, at_least)
         if int(reply[0]) != 1:
             raise taken(self.exchange, reply)
         self.epoch = int(reply[1])
@@ -129,11 +128,13 @@ class Lease:
         except StoreError:
             return
 
-    async def _call(self, what: str) -> Any:
+    async def _call(self, what: str, at_least: int = 0) -> Any:
         description = json.dumps(self.description)
+        # Never ours before it was taken: what it belongs to may be a successor's.
+        epoch = max(self.epoch, at_least)
         call = script(
             "lease", (store.lease_key(self.exchange),),
-            what, self.holder, int(LASTS * 1000), description, self.epoch, int(REMEMBERED * 1000),
+            what, self.holder, int(LASTS * 1000), description, epoch, int(REMEMBERED * 1000),
         )  # fmt: skip
         try:
             return (await self.redis.run([call], "lease"))[0]

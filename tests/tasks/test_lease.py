@@ -226,6 +226,7 @@ async def test_a_higher_epoch_can_be_had_by_its_holder_alone(autojump_clock: Moc
     redis.holder = b"them"
     with pytest.raises(TakenError):
         await lease.take(at_least=99)
+    assert lease.epoch == 78, "one that was succeeded never speaks under its successor's epoch"
 
 
 async def test_it_says_who_succeeded_it(autojump_clock: MockClock):
