@@ -39,8 +39,8 @@ REROUTED = 2
 SCRIPTS = {
     name: importlib.resources.files("livermore.adapters").joinpath(f"lua/{name}.lua").read_text()
     for name in (
-        "asked", "ban", "budget", "candles", "epoch", "lease", "publish", "reading", "survey",
-        "whole",
+        "alerts", "asked", "ban", "budget", "candles", "delivery", "epoch", "lease", "publish",
+        "reading", "recomputed", "survey", "whole",
     )
 }  # fmt: skip
 DIGESTS = {
@@ -454,7 +454,7 @@ def translate(error: Exception, shown: str, *, cluster: bool = False) -> StoreEr
     return StoreError(f"Redis {shown}: {text}")
 
 
-LANES = ("write", "readings", "lease", "publish", "show", "read")
+LANES = ("write", "readings", "alerts", "lease", "publish", "show", "read")
 
 
 @attrs.define

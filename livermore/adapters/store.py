@@ -336,16 +336,22 @@ class Companion:
     edge_time: int | None
     edge: bytes
     base: bytes
+    cursor: int | None = None
+    """The newest candle that was stored silently."""
+    corrected_from: int | None = None
+    """The oldest candle that was corrected since readings were told."""
 
 
 def companion(series: Series) -> Call:
     """Ask for the companion of ``series``."""
-    return ("HMGET", keys(series).companion, "version", "corrected", "edge_time", "edge", "base")
+    named = keys(series).companion
+    fields = ("version", "corrected", "edge_time", "edge", "base", "cursor", "corrected_from")
+    return ("HMGET", named, *fields)
 
 
 def read_companion(reply: Sequence[bytes | None]) -> Companion:
     """The reply to :func:`companion`; raises :class:`MalformedMessage`."""
-    version, corrected, edge_time, edge, base = reply
+    version, corrected, edge_time, edge, base, cursor, corrected_from = reply
     try:
         return Companion(
             int(version or 0),
@@ -353,6 +359,8 @@ def read_companion(reply: Sequence[bytes | None]) -> Companion:
             int(edge_time) if edge_time else None,
             edge or b"",
             base or b"",
+            int(cursor) if cursor else None,
+            int(corrected_from) if corrected_from else None,
         )
     except ValueError:
         raise MalformedMessage("a series hash holds what is no version", repr(reply)) from None
@@ -365,10 +373,17 @@ def whole(series: Series) -> Call:
     return script("whole", (named.candles, named.companion))
 
 
-def reading(series: Series, text: bytes) -> Call:
-    """Store and announce a reading."""
+def reading(series: Series, text: bytes, *, older: bool = False) -> Call:
+    """Store and announce a reading; one of an ``older`` candle is announced alone."""
     named = keys(series)
-    return script("reading", (named.indicator,), text, named.indicator_channel)
+    return script(
+        "reading", (named.indicator,), text, named.indicator_channel, "1" if older else ""
+    )
+
+
+def recomputed(series: Series, epoch: int, version: int) -> Call:
+    """The readings behind every correction up to ``version`` were announced."""
+    return script("recomputed", (keys(series).companion,), epoch, version)
 
 
 # -- looking ----------------------------------------------------------------------------------

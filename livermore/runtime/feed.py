@@ -37,6 +37,7 @@ from livermore.market.clock import ExchangeClock
 from livermore.market.product import Product, aliases, resolve, top
 from livermore.market.timeframe import iso
 from livermore.market.tracker import Pending, Tracker
+from livermore.runtime.alerting import Alerting
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.connection import Connection, Health, Pace, State
 from livermore.runtime.journal import WAITING, Journal
@@ -51,6 +52,7 @@ from livermore.runtime.status import STATUS_EVERY, STATUS_TTL, Report, report_te
 from livermore.runtime.supervise import first_of, supervise
 from livermore.runtime.verification import Verification
 from livermore.runtime.writer import Writer
+from livermore.signals.rule import Rule
 
 T = TypeVar("T")
 
@@ -83,6 +85,8 @@ class Plan:
     """Where the status lies while Redis does not take it, and incident bundles."""
     recorder: int = 0
     """Bytes of frames the flight recorder keeps; 0: it is off."""
+    rules: tuple[Rule, ...] = ()
+    """What is worth an alert."""
 
 
 class Feed:
@@ -103,6 +107,9 @@ class Feed:
         self.report.description = plan.description
         self._tracker_of: dict[str, Tracker] = {}
         self._series: Sequence[Series] = ()
+        self.newest: dict[Series, int] = {}
+        """Followed series -> close time of its newest stored candle, 0 for none; empty until what
+        is stored is known."""
         self._history_said = False
         self._say_history_at = 0.0
         self._scan_wanted = trio.Event()
@@ -243,7 +250,14 @@ class Feed:
         await self._look_at_server()
         await self._look_at_keys(series)
         await self._patiently(lambda: self._raise_epochs(series))
-        readings = Readings(self._redis, self._lease, self._chance)
+        alerting = Alerting(
+            self._redis, self._lease, self.plan.rules,
+            clock=self.now,
+            price=lambda symbol: writer.prices.get(symbol),  # noqa: PLW0108 - as those below
+            verify=lambda one, open_time: verification.first(one, open_time),  # noqa: PLW0108
+            say=lambda event, fields: self.journal.info(event, **fields),
+        )  # fmt: skip
+        readings = Readings(self._redis, self._lease, self._chance, alerting)
         writer = Writer(
             self._redis, self._lease, self._pending,
             clock=self.now,
@@ -267,6 +281,7 @@ class Feed:
         self._series = series
         self._repairs = repairs
         self._make_trackers()
+        await self._patiently(lambda: alerting.start(series))
         await self._patiently(lambda: readings.start(series))
         await self._patiently(lambda: writer.seed(((name, s) for s in symbols), self.now() or 0))
         await self._patiently(self._recall)
@@ -349,18 +364,21 @@ class Feed:
         store.raise_unless_foreign(replies)
 
     async def _recall(self) -> None:
-        """Tell the trackers where each symbol's stored candles end."""
-        streamed = [one for one in self._series if one.timeframe is self.plan.dialect.streamed]
+        """Where the stored candles of each series end; of the streamed ones the trackers learn."""
         replies = await self._redis.run_each(
-            [store.newest_call(one, 1) for one in streamed], "read"
+            [store.newest_call(one, 1) for one in self._series], "read"
         )
         store.raise_unless_foreign(replies)
-        for one, members in zip(streamed, replies, strict=True):
+        newest = dict.fromkeys(self._series, 0)
+        for one, members in zip(self._series, replies, strict=True):
             if isinstance(members, StoreError):
                 continue
             candles, _ = store.decode_candles(one, members)
             for candle in candles:
-                self._tracker_of[one.symbol].learn(candle)
+                newest[one] = candle.close_time
+                if one.timeframe is self.plan.dialect.streamed:
+                    self._tracker_of[one.symbol].learn(candle)
+        self.newest = newest
 
     async def _look_at_server(self) -> None:
         """Say what would make Redis lose what we store."""
@@ -421,6 +439,10 @@ class Feed:
         return found
 
     def _stored(self, written: store.Written, readings: Readings) -> None:
+        kept = written.having("aicsvw")
+        if kept and written.series in self.newest:
+            newest = max(self.newest[written.series], kept[-1].close_time)
+            self.newest[written.series] = newest
         readings.submit(written)
         if self.report.verification is not None:
             self.report.verification.stored(written)

@@ -15,21 +15,33 @@ import attrs
 import msgspec
 import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from livermore.adapters import store
 from livermore.adapters.redis import Redis, answered
 from livermore.errors import Fenced, MalformedMessage, StoreError
 from livermore.market.candle import Candle, Kind, Series
+from livermore.market.timeframe import TIMEFRAMES
+from livermore.runtime.alerting import Alerting
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.lease import Lease
+from livermore.signals.alert import Beside
+from livermore.signals.anchor import Start, edge_states, start_of
+from livermore.signals.bias import BIASES, Bias, biases
 from livermore.signals.macdv import advance, replay
-from livermore.signals.reading import build_readings, decode_reading
-from livermore.signals.state import State, States, decode_state
+from livermore.signals.reading import Reading, build_readings, decode_reading, encode_announced
+from livermore.signals.stage import STAGES
+from livermore.signals.state import State, States
 
 MOST_STEPS = 20
 """Candles appended to one series at once that are stepped; more are replayed with other series."""
 REPLAYED_AT_ONCE = 100
 """Series per replay: bounds the memory of a restart."""
+
+NEAR = 200
+"""Candles within which a correction of price that changed a reading still shows in the newest."""
+BREATHE = 100
+"""Readings that are built in one go: others have their turn in between."""
 
 RETRY = 2.0
 """Seconds between two tries at a reading whose key is somebody else's."""
@@ -70,13 +82,45 @@ class _Head:
     told: int = -1
     """The newest version the writer told of."""
     edge_time: int = 0
+    shown: int = 0
+    """Open time of the newest reading that was stored; 0 where nothing is known of one."""
+    untold: bool = False
+    """Whether readings behind a correction were computed and not told."""
+
+
+@attrs.frozen
+class _Found:
+    """What a replay starts from, and what is known of the series."""
+
+    series: Series
+    begin: Start
+    head: _Head
+    before: State
+    cursor: int | None
+    corrected_from: int | None
+
+
+@attrs.frozen
+class _Text:
+    """A reading to be told."""
+
+    text: bytes
+    older: bool = False
+    """Of a candle that is not the newest: announced, not stored."""
 
 
 class Readings:
     """Owns the indicator state of one exchange's series. :meth:`run` ends when cancelled."""
 
-    def __init__(self, redis: Redis, lease: Lease, chance: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        lease: Lease,
+        chance: Callable[[], float],
+        alerting: Alerting | None = None,
+    ) -> None:
         self._redis = redis
+        self._alerting = alerting
         self._lease = lease
         self._chance = chance
         self._heads: dict[Series, _Head] = {}
@@ -87,7 +131,14 @@ class Readings:
         self._sent: dict[Series, store.Edge] = {}
         self._queue: list[store.Written] = []
         self._stale: set[Series] = set()
-        self._unpublished: dict[Series, list[bytes]] = {}
+        self._unpublished: dict[Series, list[_Text]] = {}
+        self._corrected: dict[Series, int] = {}
+        """Series whose corrected readings are among them, and the version they are of."""
+        self._codes = np.full(0, -1, np.int64)
+        """The stage that is shown of each row."""
+        self._lengths = np.zeros(0, np.int64)
+        self._rows_of: dict[str, NDArray[np.int64]] = {}
+        """The rows of each symbol's series, shortest timeframe first; -1 where there is none."""
         self._foreign: set[Series] = set()
         """Series whose newest reading waits: its key is somebody else's."""
         self._wake = trio.Event()
@@ -111,6 +162,8 @@ class Readings:
             if written.version < head.told or (news and written.version == head.told):
                 self._stale.add(series)  # not the store it was: somebody emptied it
             head.told = written.version
+        if self._alerting is not None and series in self._alerting.held:
+            self._stale.add(series)  # REST may have spoken of what its alerts wait for
         # A version we did not follow: the reply that told of it was lost.
         if news or head is None or written.version != head.version or self._stale:
             self._queue.append(written)
@@ -152,6 +205,31 @@ class Readings:
         if lost:
             self.distrust(lost)
 
+    def shown(self, symbol: str) -> dict[str, Beside]:
+        """The newest reading of every timeframe of ``symbol`` that has one."""
+        rows = self._rows_of.get(symbol)
+        found: dict[str, Beside] = {}
+        for timeframe, row in zip(TIMEFRAMES, rows if rows is not None else (), strict=False):
+            if row < 0 or not int(self._states.column("count")[row]):
+                continue
+            at = np.array([row])
+            [(reading, _)] = self._built(
+                at, [Series(self._lease.exchange, symbol, timeframe)], [0], None
+            )
+            found[timeframe.value] = Beside(
+                reading.open_time, reading.macdv, reading.signal, reading.histogram,
+                reading.stage, reading.withheld,
+            )  # fmt: skip
+        return found
+
+    def bias(self, symbol: str, close_time: int) -> Bias | None:
+        """The bias of ``symbol`` at ``close_time`` (ms)."""
+        rows = self._rows_of.get(symbol)
+        if rows is None:
+            return None
+        [leaning], _ = biases(self._current(rows[None, :], np.array([close_time])))
+        return None if leaning < 0 else BIASES[leaning]
+
     # -- the task -------------------------------------------------------------------------
 
     async def start(self, series: Sequence[Series]) -> None:
@@ -165,7 +243,12 @@ class Readings:
         """Follow the writer; raises :class:`~livermore.errors.Fenced` under a newer holder."""
         backoff = Backoff(first=0.25, most=5.0)
         while True:
-            if not (self._queue or self._stale or self._unpublished.keys() - self._foreign):
+            if not (
+                self._queue
+                or self._stale
+                or self._unpublished.keys() - self._foreign
+                or (self._alerting is not None and self._alerting.waiting)
+            ):
                 self._wake = trio.Event()
                 with trio.move_on_after(RETRY if self._foreign else math.inf):
                     await self._wake.wait()
@@ -193,11 +276,18 @@ class Readings:
                 steps.append((self._heads[written.series], written, fresh))
         self._step(steps)
         await self._publish()
+        await self._alert()
         while self._stale:
             some = list(self._stale)[:REPLAYED_AT_ONCE]
             await self._replay(some)
             self._stale.difference_update(some)
             await self._publish()
+            await self._alert()
+
+    async def _alert(self) -> None:
+        if self._alerting is not None and self._alerting.waiting:
+            await self._alerting.commit(self)
+        await self._settle_corrections()
 
     def _new_candles(self, written: store.Written) -> list[Candle] | None:
         """The candles to step over, or None when only a replay is exact."""
@@ -224,6 +314,11 @@ class Readings:
     def _place(self, series: Sequence[Series]) -> None:
         for one, row in zip(series, self._states.extend(len(series)).tolist(), strict=True):
             self._heads[one] = _Head(row)
+            rows = self._rows_of.setdefault(one.symbol, np.full(len(TIMEFRAMES), -1))
+            rows[TIMEFRAMES.index(one.timeframe)] = row
+        more = np.array([one.timeframe.ms for one in series], np.int64)
+        self._lengths = np.concatenate([self._lengths, more])
+        self._codes = np.concatenate([self._codes, np.full(len(series), -1)])
         self._before.extend(len(series))
         self._after.extend(len(series))
 
@@ -244,12 +339,14 @@ class Readings:
                 self._step_one_by_one(work, depth)
                 break
             self._advance(self._states, rows, [candle for _, _, candle in layer])
-            last = [
-                (written.series, candle)
-                for (_, written, candle), fresh in zip(layer, lists, strict=True)
-                if not written.history or candle is fresh[-1]
-            ]
-            self._build(last)
+            # A history that is loaded for the first time is told by its newest reading alone.
+            self._build(
+                [(written.series, candle) for _, written, candle in layer],
+                [
+                    not written.history or candle is fresh[-1] or head.shown > 0
+                    for (head, written, candle), fresh in zip(layer, lists, strict=True)
+                ],
+            )
             depth += 1
         self._move_edges([(head, written) for head, written, _ in work])
 
@@ -260,7 +357,7 @@ class Readings:
             for candle in fresh[depth:]:
                 if candle.open_time > int(self._states.column("open_time")[head.row]):
                     self._advance(self._states, [head.row], [candle])
-                    self._build([(written.series, candle)])
+                    self._build([(written.series, candle)], [True])
 
     @staticmethod
     def _advance(states: States, rows: Sequence[int], candles: Sequence[Candle]) -> None:
@@ -278,26 +375,63 @@ class Readings:
             high, low, close = (np.where(resting, price, x) for x in (high, low, close))
         advance(states, at, times, high, low, close, empty, lengths)
 
-    def _build(self, newest: Sequence[tuple[Series, Candle]]) -> None:
-        """Encode the readings of series that stand at the given candles, for publishing."""
+    def _build(
+        self, newest: Sequence[tuple[Series, Candle]], told: Sequence[bool] | None = None
+    ) -> None:
+        """Readings of series that stand at the given candles: for publishing, and for the rules."""
         if not newest:
             return
         heads = [self._heads[series] for series, _ in newest]
-        built = build_readings(
-            self._states,
-            np.array([head.row for head in heads]),
+        rows = np.array([head.row for head in heads])
+        series = [one for one, _ in newest]
+        built = self._built(rows, series, [candle.revision for _, candle in newest], rows)
+        for k, ((one, candle), head, (reading, text)) in enumerate(
+            zip(newest, heads, built, strict=True)
+        ):
+            if told is None or told[k]:
+                # Where it stood: a restart trusts the state unless something changed since.
+                self._unpublished.setdefault(one, []).append(
+                    _Text(b'%b,"version":%d}' % (text[:-1], head.version))
+                )
+                head.shown = candle.open_time
+            if told is not None and self._alerting is not None:
+                self._alerting.follow(one, candle, reading)
+
+    def _built(
+        self,
+        at: NDArray[np.int64],
+        series: Sequence[Series],
+        revisions: Sequence[int],
+        rows: NDArray[np.int64] | None,
+        states: States | None = None,
+    ) -> list[tuple[Reading, bytes]]:
+        """Readings; ``rows`` are those of the newest candles of series, which have a bias."""
+
+        def leaning(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            self._codes[rows] = codes
+            beside = np.array([self._rows_of[one.symbol] for one in series])
+            ends = self._states.column("open_time")[rows] + self._lengths[rows]
+            return biases(self._current(beside, ends))
+
+        return build_readings(
+            self._states if states is None else states,
+            at,
             exchange=self._lease.exchange,
             epoch=self._lease.epoch,
-            symbols=[series.symbol for series, _ in newest],
-            timeframes=[series.timeframe for series, _ in newest],
-            revisions=[candle.revision for _, candle in newest],
+            symbols=[one.symbol for one in series],
+            timeframes=[one.timeframe for one in series],
+            revisions=revisions,
             halted=self._halted,
+            bias=None if rows is None else leaning,
         )
-        for (series, _), head, (_, text) in zip(newest, heads, built, strict=True):
-            # Where it stood: a restart trusts the state unless something changed behind it since.
-            self._unpublished.setdefault(series, []).append(
-                b'%b,"version":%d}' % (text[:-1], head.version)
-            )
+
+    def _current(self, rows: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Stage codes of ``rows``, shape (k, 5), without those that were old at ``ends``.
+
+        What closes at the same moment may be read a little later: the one before still counts.
+        """
+        until = self._states.column("open_time")[rows] + 2 * self._lengths[rows]
+        return np.where((rows >= 0) & (until >= ends[:, None]), self._codes[rows], -1)
 
     def _move_edges(self, work: Sequence[tuple[_Head, store.Written]]) -> None:
         """Full series lose their oldest candle at the next write: the edge takes it first."""
@@ -375,20 +509,26 @@ class Readings:
                 newest = store.decode_candle(one, members[0])
                 if text is None:
                     raise MalformedMessage("no reading")
-                _, state = decode_reading(text)
+                reading, state = decode_reading(text)
                 version = _version.decode(text).version
                 if known.edge_time is not None:
-                    edges = (known.edge_time, *edge_states(known))
+                    edges = (known.edge_time, *edge_states(known.edge_time, known.edge, known.base))
             except (MalformedMessage, msgspec.MsgspecError):
                 behind.append(one)
                 continue
+            head.shown = state.open_time
             if (
                 version < known.corrected
                 or version > known.version
                 or state.open_time != newest.open_time
+                or known.corrected_from is not None
             ):
                 behind.append(one)
                 continue
+            if self._alerting is not None and not self._alerting.resume(one, newest, reading):
+                behind.append(one)
+            if reading.stage is not None:
+                self._codes[head.row] = STAGES.index(reading.stage)
             row = np.array([head.row])
             self._states.put(row, States.of([state]))
             head.version = head.told = known.version
@@ -409,66 +549,98 @@ class Readings:
     async def _replay(self, series: Sequence[Series]) -> None:
         """Compute ``series`` from the oldest state the store keeps, all at once."""
         replies = await self._redis.run_each([store.whole(one) for one in series], "read")
-        found: list[tuple[Series, list[Candle], States]] = []
+        found: list[_Found] = []
         for one, reply in zip(series, replies, strict=True):
             if isinstance(reply, StoreError):
                 if not store.is_foreign(reply):
                     raise reply
                 continue  # somebody else's key: the writer tells, its next success leads here again
             *fields, members = reply
-            candles, _ = store.decode_candles(one, members)
-            start, head = States.fresh(1), self._heads[one]
+            stored, _ = store.decode_candles(one, members)
+            head = self._heads[one]
+            cursor = corrected_from = None
             try:
                 known = store.read_companion(fields)
                 head.version = known.version
-                if known.edge_time is not None and candles:
-                    after, before = edge_states(known)
-                    if candles[0].open_time <= known.edge_time:
-                        # What is older than the edge is in the state before it.
-                        start = States.of([before])
-                        candles = [c for c in candles if c.open_time >= known.edge_time]
-                    elif candles[0].open_time == known.edge_time + one.timeframe.ms:
-                        start = States.of([after])
-                    # Else what lay between is lost: the oldest stored candle becomes the anchor.
+                cursor, corrected_from = known.cursor, known.corrected_from
+                begin = start_of(stored, known.edge_time, known.edge, known.base)
             except MalformedMessage:
-                # A damaged state: the oldest stored candle becomes the anchor.
-                start = States.fresh(1)
-            if candles:
-                found.append((one, candles, start))
+                begin = Start(None, stored)
+            if begin.candles:
+                before = self._states.state(head.row)
+                found.append(_Found(one, begin, head, before, cursor, corrected_from))
         if not found:
             return
         self.work.replayed += len(found)
-        rows = np.array([self._heads[one].row for one, _, _ in found])
-        for row, (_, _, start) in zip(rows, found, strict=True):
-            self._states.put(np.array([row]), start)
+        rows = np.array([each.head.row for each in found])
+        for each in found:
+            state = each.begin.state
+            start = States.fresh(1) if state is None else States.of([state])
+            self._states.put(np.array([each.head.row]), start)
         # First up to the replay edge of the full series, then to the head.
-        cuts = [max(0, len(candles) - store.KEEP) for _, candles, _ in found]
-        self._run_through(
-            rows, [candles[:cut] for (_, candles, _), cut in zip(found, cuts, strict=True)]
-        )
+        cuts = [max(0, len(each.begin.candles) - store.KEEP) for each in found]
+        lists = [each.begin.candles for each in found]
+        courses = [self._run_through(rows, [c[:cut] for c, cut in zip(lists, cuts, strict=True)])]
         self._before.put(rows, self._states.take(rows))
-        self._run_through(
-            rows, [candles[cut : cut + 1] for (_, candles, _), cut in zip(found, cuts, strict=True)]
+        courses.append(
+            self._run_through(rows, [c[cut : cut + 1] for c, cut in zip(lists, cuts, strict=True)])
         )
         self._after.put(rows, self._states.take(rows))
-        for (one, candles, _), cut in zip(found, cuts, strict=True):
-            head = self._heads[one]
-            head.edge_time = 0
-            if len(candles) >= store.KEEP:
-                self._save_edge(head, one, candles[cut].open_time)
-        self._run_through(
-            rows, [candles[cut + 1 :] for (_, candles, _), cut in zip(found, cuts, strict=True)]
+        for each, cut in zip(found, cuts, strict=True):
+            each.head.edge_time = 0
+            if len(each.begin.candles) >= store.KEEP:
+                self._save_edge(each.head, each.series, each.begin.candles[cut].open_time)
+        courses.append(
+            self._run_through(rows, [c[cut + 1 :] for c, cut in zip(lists, cuts, strict=True)])
         )
-        for one, _, _ in found:
-            self._unpublished.pop(one, None)
-        self._build([(one, candles[-1]) for one, candles, _ in found])
+        for k, each in enumerate(found):
+            self._unpublished.pop(each.series, None)
+            course = States.joined([part[k] for part in courses if part])
+            await self._tell_older(each, course)
+            if self._alerting is not None:
+                self._alerting.follow_again(
+                    each.series, each.begin.candles, course, each.corrected_from
+                )
+            await trio.lowlevel.checkpoint()
+        self._build([(each.series, each.begin.candles[-1]) for each in found])
+
+    async def _tell_older(self, found: _Found, course: States) -> None:
+        """Readings behind the newest one that were never told, or that a correction changed."""
+        candles, head = found.begin.candles, found.head
+        newest, length = candles[-1].open_time, candles[-1].series.timeframe.ms
+        corrected = found.corrected_from
+        wanted = {c.open_time for c in candles[:-1] if 0 < head.shown < c.open_time}
+        if corrected is not None:
+            self._corrected[found.series] = head.version
+            # The EMAs forget slowly: what changed nothing in the newest one changed nothing nearby.
+            same = not head.untold and course.state(len(course) - 1) == found.before
+            if same and newest - corrected < NEAR * length:
+                wanted.add(corrected)
+            else:
+                wanted.update(c.open_time for c in candles[:-1] if c.open_time >= corrected)
+        silent = found.cursor if found.cursor is not None else -1
+        at = [
+            k for k, candle in enumerate(candles[:-1])
+            if candle.open_time in wanted and candle.open_time > silent
+        ]  # fmt: skip
+        for begin in range(0, len(at), BREATHE):
+            some = at[begin : begin + BREATHE]
+            built = self._built(
+                np.array(some), [found.series] * len(some),
+                [candles[k].revision for k in some], None, course,
+            )  # fmt: skip
+            self._unpublished.setdefault(found.series, []).extend(
+                _Text(encode_announced(reading), older=True) for reading, _ in built
+            )
+            await trio.lowlevel.checkpoint()
 
     def _run_through(
-        self, rows: np.ndarray[tuple[int], np.dtype[np.int64]], lists: Sequence[Sequence[Candle]]
-    ) -> None:
+        self, rows: NDArray[np.int64], lists: Sequence[Sequence[Candle]]
+    ) -> list[States]:
+        """Let the candles enter; returns, per row, the states after each of its candles."""
         depth = max(map(len, lists), default=0)
         if depth == 0:
-            return
+            return []
         shape = (depth, len(lists))
         times, present, flat = (
             np.zeros(shape, np.int64), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
@@ -485,7 +657,8 @@ class Readings:
             flat[:m, k] = [c.kind is Kind.EMPTY for c in candles]
             present[:m, k] = True
         tf = np.array([candles[0].series.timeframe.ms if candles else 1 for candles in lists])
-        replay(self._states, rows, times, high, low, close, flat, tf, present)
+        steps = replay(self._states, rows, times, high, low, close, flat, tf, present)
+        return [steps.course(k, present) for k in range(len(lists))]
 
     # -- publishing -----------------------------------------------------------------------
 
@@ -496,11 +669,11 @@ class Readings:
         if not self._lease.valid():
             raise StoreError("the lease lapsed: readings wait")
         replies = await self._redis.run_each(
-            [store.reading(series, text) for series, text in listed], "readings"
+            [store.reading(series, one.text, older=one.older) for series, one in listed], "readings"
         )
         failed: list[StoreError] = []
         self._foreign.clear()
-        for (series, text), reply in zip(listed, replies, strict=True):
+        for (series, one), reply in zip(listed, replies, strict=True):
             if store.is_foreign(reply):
                 self._foreign.add(series)
                 continue
@@ -508,21 +681,35 @@ class Readings:
                 failed.append(reply)
                 continue
             texts = self._unpublished.get(series, [])
-            if text in texts:
-                texts.remove(text)
+            if one in texts:
+                texts.remove(one)
             if not texts:
                 self._unpublished.pop(series, None)
         if failed or self._foreign:
-            # What waits is bounded: the newest reading of each series.
-            self._unpublished = {series: texts[-1:] for series, texts in self._unpublished.items()}
+            # What waits is bounded: the newest reading of each series. Older ones are made anew.
+            for series, texts in self._unpublished.items():
+                if len(texts) > 1 and series not in self._foreign:
+                    self._stale.add(series)
+                    self._corrected.pop(series, None)
+                    self._heads[series].untold = True
+                del texts[:-1]
         self.work.published += sum(1 for reply in replies if reply == 1)
         if failed:
             raise next((error for error in failed if type(error) is not StoreError), failed[0])
 
-
-def edge_states(known: store.Companion) -> tuple[State, State]:
-    """State after and before the candle at the replay edge; raises :class:`MalformedMessage`."""
-    after, before = decode_state(known.edge), decode_state(known.base)
-    if after.open_time != known.edge_time or before.count != after.count - 1:
-        raise MalformedMessage("the replay edge of a series does not fit its states")
-    return after, before
+    async def _settle_corrections(self) -> None:
+        """The readings behind corrections are told: nobody needs to tell them again."""
+        told = [
+            (series, version) for series, version in self._corrected.items()
+            if series not in self._unpublished
+        ]  # fmt: skip
+        if not told:
+            return
+        replies = await self._redis.run_each(
+            [store.recomputed(series, self._lease.epoch, version) for series, version in told],
+            "readings",
+        )
+        store.raise_unless_foreign(replies)
+        for series, _ in told:
+            del self._corrected[series]
+            self._heads[series].untold = False

@@ -133,6 +133,8 @@ class Writer:
         """Series whose key is somebody else's, and the monotonic time of the next try."""
         self._to_show: list[Call] = []
         self._shows = 0
+        self.prices: dict[str, tuple[float, int]] = {}
+        """Symbol -> the last price of its tickers, and the exchange's time of it (ms)."""
         self._followed: Sequence[Series] = ()
         self._wake = trio.Event()
         self.turns = Turns()
@@ -501,6 +503,7 @@ class Writer:
         pending = self._pending
         forming, pending.forming = pending.forming, {}
         tickers, pending.tickers = pending.tickers, {}
+        self.prices.update((s, (ticker.price, ticker.time)) for s, ticker in tickers.items())
         exchange, epoch = self._lease.exchange, self._lease.epoch
         running = list(forming.values())
         self._shows += 1

@@ -25,13 +25,28 @@ restored, and whether it got here by :func:`advance` or by :func:`replay`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
 from livermore.signals.stage import CALM
-from livermore.signals.state import FAST, FLOATS, LEAST_ATR, SLOW, SMOOTH, Floats, Ints, States
+from livermore.signals.state import (
+    FAST,
+    FLOATS,
+    INTS,
+    LEAST_ATR,
+    SLOW,
+    SMOOTH,
+    Floats,
+    Ints,
+    States,
+)
+
+
+_WEIGHTS = np.array([[2 / (FAST + 1)], [2 / (SLOW + 1)]])
+"""Of the newest close in the two EMAs."""
 
 
 def advance(
@@ -54,7 +69,7 @@ def advance(
     last = np.empty(len(states), np.int64)
     ints, floats = states.gather(rows)
     last[rows] = order
-    if not np.array_equal(last[rows], order):
+    if np.count_nonzero(last[rows] != order):
         raise ValueError("a row occurs twice in one step")
     with np.errstate(all="ignore"):
         _step(ints, floats, open_time, high, low, close, empty, tf_ms)
@@ -63,14 +78,55 @@ def advance(
 
 @frozen(eq=False)
 class Steps:
-    """What :func:`replay` passed through, arrays of shape (m, k); NaN where there is no number."""
+    """What :func:`replay` passed through: every field of the states, NaN where there is no number.
 
-    ema12: Floats
-    ema26: Floats
-    atr26: Floats
-    macdv: Floats
-    signal: Floats
-    calm: Ints
+    ``_ints`` is of shape (7, m, k), ``_floats`` of (9, m, k); the other arrays are of (m, k).
+    """
+
+    _ints: Ints
+    _floats: Floats
+
+    def column(self, name: str) -> NDArray[Any]:
+        """The field ``name`` of every state, shape (m, k)."""
+        ints, floats = self._ints, self._floats
+        found: NDArray[Any] = ints[INTS.index(name)] if name in INTS else floats[FLOATS.index(name)]
+        return found
+
+    def course(self, k: int, present: NDArray[np.bool_] | None = None) -> States:
+        """The states of series ``k`` after each of its candles, oldest first, one to a row."""
+        at = slice(None) if present is None else present[:, k]
+        ints, floats = self._ints[:, at, k], self._floats[:, at, k]
+        return States(ints, floats, ints.shape[1])
+
+    @property
+    def ema12(self) -> Floats:
+        """The fast EMA."""
+        return self.column("ema12")
+
+    @property
+    def ema26(self) -> Floats:
+        """The slow EMA."""
+        return self.column("ema26")
+
+    @property
+    def atr26(self) -> Floats:
+        """The ATR."""
+        return self.column("atr26")
+
+    @property
+    def macdv(self) -> Floats:
+        """MACD-V."""
+        return self.column("macdv")
+
+    @property
+    def signal(self) -> Floats:
+        """The EMA of MACD-V."""
+        return self.column("signal")
+
+    @property
+    def calm(self) -> Ints:
+        """Calm closes in a row."""
+        return self.column("calm")
 
     @property
     def histogram(self) -> Floats:
@@ -101,16 +157,14 @@ def replay(
     if present is None:
         present = np.ones(open_time.shape, np.bool_)
     lengths = np.broadcast_to(np.asarray(tf_ms, np.int64), len(rows))
-    trail = np.full((5, *open_time.shape), math.nan)
-    calm = np.zeros(open_time.shape, np.int64)
-    terms = slice(FLOATS.index("ema12"), FLOATS.index("signal") + 1)
+    passed = np.zeros((len(INTS), *open_time.shape), np.int64)
+    trail = np.full((len(FLOATS), *open_time.shape), math.nan)
     everyone: list[bool] = np.all(present, axis=1).tolist()
     with np.errstate(all="ignore"):
         for t, whole in enumerate(everyone):
             if whole:
                 _step(ints, floats, open_time[t], high[t], low[t], close[t], empty[t], lengths)
-                trail[:, t] = floats[terms]
-                calm[t] = ints[-1]
+                trail[:, t], passed[:, t] = floats, ints
                 continue
             k = np.flatnonzero(present[t])
             if not len(k):
@@ -119,11 +173,9 @@ def replay(
             slot = (open_time[t, k], high[t, k], low[t, k], close[t, k], empty[t, k])
             _step(i, f, *slot, lengths[k])
             ints[:, k], floats[:, k] = i, f
-            trail[:, t, k] = f[terms]
-            calm[t, k] = i[-1]
+            trail[:, t, k], passed[:, t, k] = f, i
     states.scatter(rows, ints, floats)
-    ema12, ema26, atr26, macdv, signal = trail
-    return Steps(ema12, ema26, atr26, macdv, signal, calm)
+    return Steps(passed, trail)
 
 
 def _step(
@@ -137,12 +189,12 @@ def _step(
     tf_ms: int | Ints,
 ) -> None:
     """The recursion, in place on gathered columns; NaN means "not yet" until a seed replaces it."""
-    newest, gap_time, count, observed, values, calm = ints
+    newest, gap_time, count, observed, values, calm, cross = ints
     before, ema12, ema26, atr26, macdv, signal, close_sum, range_sum, macdv_sum = floats
 
     expected = newest + tf_ms
     astray = (open_time != expected) & (count > 0)
-    if astray.any():
+    if np.count_nonzero(astray):
         early = np.flatnonzero(astray & (open_time < expected)).tolist()
         if early:
             k = early[0]
@@ -150,10 +202,12 @@ def _step(
         gap_time[astray] = (open_time - tf_ms)[astray]
     newest[:] = open_time
     count += 1
+    # With nine MACD-V values behind it, no average of a series is at its beginning.
+    young = np.count_nonzero(values < SMOOTH) > 0
 
-    ema12 += (close - ema12) * (2 / (FAST + 1))
-    ema26 += (close - ema26) * (2 / (SLOW + 1))
-    if (count <= SLOW).any():  # one sum serves both seeds: their first closes are the same
+    both = floats[1:3]
+    both += (close - both) * _WEIGHTS
+    if young:  # one sum serves both seeds: their first closes are the same
         close_sum += np.where(count <= SLOW, close, 0.0)
         np.copyto(ema12, close_sum / FAST, where=count == FAST)
         np.copyto(ema26, close_sum / SLOW, where=count == SLOW)
@@ -161,10 +215,11 @@ def _step(
 
     traded = ~empty
     observed += traded
-    # fmax passes over the NaN that the first candle has for a previous close
-    reach = np.fmax(high - low, np.maximum(np.abs(high - before), np.abs(low - before)))
-    np.copyto(atr26, atr26 + (reach - atr26) / SLOW, where=traded)
-    if (observed <= SLOW).any():
+    # The greatest of the three ranges, to the last bit: rounding keeps the order of what it rounds.
+    # fmax and fmin pass over the NaN that the first candle has for a previous close.
+    reach = np.fmax(high, before) - np.fmin(low, before)
+    np.add(atr26, (reach - atr26) / SLOW, out=atr26, where=traded)
+    if young:
         seeding = traded & (observed <= SLOW)
         range_sum += np.where(seeding, reach, 0.0)
         np.copyto(atr26, range_sum / SLOW, where=seeding & (observed == SLOW))
@@ -174,13 +229,17 @@ def _step(
     np.multiply(ema12 - ema26, 100.0, out=macdv)
     macdv /= atr26
     defined = np.isfinite(macdv) & (atr26 > LEAST_ATR * close)
-    macdv[~defined] = math.nan
+    np.copyto(macdv, math.nan, where=~defined)
     values += defined
-    np.copyto(signal, signal + (macdv - signal) * (2 / (SMOOTH + 1)), where=defined)
-    if (values <= SMOOTH).any():
+    np.add(signal, (macdv - signal) * (2 / (SMOOTH + 1)), out=signal, where=defined)
+    if young:
         seeding = defined & (values <= SMOOTH)
         macdv_sum += np.where(seeding, macdv, 0.0)
         np.copyto(signal, macdv_sum / SMOOTH, where=seeding & (values == SMOOTH))
         macdv_sum[values >= SMOOTH] = 0.0
     calm += 1
     calm *= np.abs(macdv) < CALM
+    side = np.where(macdv >= signal, 1, -1)
+    side *= defined & (values >= SMOOTH) if young else defined
+    cross *= cross * side >= 0  # on the other side the row begins anew
+    cross += side

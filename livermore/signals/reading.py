@@ -10,16 +10,30 @@ in that order, so that whoever stores it can compare these three without parsing
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from livermore.errors import MalformedMessage
 from livermore.market.timeframe import Timeframe
+from livermore.signals.bias import BIASES, Bias
+from livermore.signals.liquidity import TIERS, Liquidity, tiers
 from livermore.signals.stage import STAGES, Stage, stages
-from livermore.signals.state import SLOW, SMOOTH, Ints, Natural, State, States, check_state, numbers
+from livermore.signals.state import (
+    SLOW,
+    SMOOTH,
+    Floats,
+    Ints,
+    Natural,
+    State,
+    States,
+    check_state,
+    numbers,
+)
 
 FEWEST_CANDLES = 60
 """Under this many candles there is no reading (at 60 the seed still costs 6 to 8 points at p95)."""
@@ -32,6 +46,20 @@ GAP_SLOTS = 150
 
 WARM = 200
 """With this many traded candles the seed costs 0.02 points at p95."""
+
+
+class Side(enum.StrEnum):
+    """Of its signal; equal counts as above."""
+
+    ABOVE = "above"
+    BELOW = "below"
+
+
+class Crossover(msgspec.Struct, frozen=True):
+    """MACD-V is on ``side`` of its signal for ``candles`` closes; at 1 it has just crossed."""
+
+    side: Side
+    candles: Natural
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -63,11 +91,24 @@ class Reading(msgspec.Struct, frozen=True):
     """Why there are no numbers and no stage; null where there are."""
     halted: bool = False
     """Whether the exchange was halted when this was computed: nothing of it traded."""
+    liquidity: Liquidity | None = None
+    """Tier by the share of empty candles since the anchor; null under 60 candles."""
+    crossover: Crossover | None = None
+    """On which side of the signal MACD-V is, and for how long; null where it is withheld."""
+    bias: Bias | None = None
+    """Of the symbol over all timeframes when this was computed; null where none has a stage."""
+    bias_timeframes: Natural = 0
+    """How many timeframes had a current stage for it."""
 
 
 class _Carrier(msgspec.Struct, frozen=True):
     state: State
 
+
+# The code of "none" is -1.
+_STAGES = (*STAGES, None)
+_BIASES = (*BIASES, None)
+_TIERS = (*TIERS, None)
 
 _encoder = msgspec.json.Encoder()
 _readings = msgspec.json.Decoder(Reading)
@@ -84,45 +125,47 @@ def build_readings(
     timeframes: Sequence[Timeframe],
     revisions: Sequence[int],
     halted: bool = False,
+    bias: Callable[[Ints], tuple[Ints, Ints]] | None = None,
 ) -> list[tuple[Reading, bytes]]:
     """The readings of ``rows`` at their newest candles, with their JSON, in the order of ``rows``.
 
     ``symbols``, ``timeframes`` and ``revisions`` (of those candles) run parallel to ``rows``.
+    ``bias`` is given their stages, as codes, and returns what
+    :func:`~livermore.signals.bias.biases` makes of them; without it no bias is known.
     Raises ``ValueError`` for a row that has seen no candle.
     """
     at = states.take(rows)
-    open_time, gap_time, count, observed = map(
-        at.column, ("open_time", "gap_time", "count", "observed")
-    )
-    macdv, signal = at.column("macdv"), at.column("signal")
-    if not count.all():
-        raise ValueError("no reading of a series that has seen no candle")
-
+    count, observed = at.column("count"), at.column("observed")
     lengths = np.array([timeframe.ms for timeframe in timeframes], np.int64)
-    missing = (gap_time > 0) & (open_time - gap_time <= GAP_SLOTS * lengths)
-    withheld = missing | (count < FEWEST_CANDLES) | (observed < FEWEST_OBSERVED)
-    withheld |= np.isnan(macdv) | np.isnan(signal)
+    macdv, signal, missing = shown(at, lengths)
     states_here = at.values()
     reasons: list[str | None] = [None] * len(rows)
-    for k in np.flatnonzero(withheld).tolist():
+    for k in np.flatnonzero(np.isnan(macdv)).tolist():
         reasons[k] = _reason(states_here[k], bool(missing[k]))
-    macdv, signal = np.where(withheld, math.nan, macdv), np.where(withheld, math.nan, signal)
-    names = (*STAGES, None)  # the code of "no stage" is -1
+    codes = stages(macdv, signal, at.column("calm"))
+    nobody = np.full(len(rows), -1)
+    leaning, known = bias(codes) if bias is not None else (nobody, nobody + 1)
 
     built = []
-    for state, macdv_, signal_, histogram, code, warm, revision, symbol, timeframe, reason in zip(
+    for (
+        state, macdv_, signal_, histogram, code, warm, tier, leans, of, revision, symbol, timeframe,
+        reason,
+    ) in zip(
         states_here,
         numbers(macdv),
         numbers(signal),
         numbers(macdv - signal),
-        stages(macdv, signal, at.column("calm")).tolist(),
+        codes.tolist(),
         (observed >= WARM).tolist(),
+        np.where(count < FEWEST_CANDLES, -1, tiers(count - observed, count)).tolist(),
+        leaning.tolist(),
+        known.tolist(),
         revisions,
         symbols,
         timeframes,
         reasons,
         strict=True,
-    ):
+    ):  # fmt: skip
         reading = Reading(
             state.open_time,
             revision,
@@ -133,7 +176,7 @@ def build_readings(
             macdv_,
             signal_,
             histogram,
-            names[code],
+            _STAGES[code],
             state.ema12,
             state.ema26,
             state.atr26,
@@ -144,9 +187,42 @@ def build_readings(
             warm,
             reason,
             halted,
+            _TIERS[tier],
+            None if reason else _crossover(state.cross),
+            _BIASES[leans],
+            int(of),
         )
         built.append((reading, encode_reading(reading, state)))
     return built
+
+
+def shown(at: States, lengths: Ints) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """MACD-V and signal of every row as a reading shows them, NaN where it withholds them.
+
+    And whether a slot is missing within the last 150. ``lengths`` are of the timeframes, in ms.
+    Raises ``ValueError`` for a row that has seen no candle.
+    """
+    open_time, gap_time, count, observed = map(
+        at.column, ("open_time", "gap_time", "count", "observed")
+    )
+    macdv, signal = at.column("macdv"), at.column("signal")
+    if not count.all():
+        raise ValueError("no reading of a series that has seen no candle")
+    missing = (gap_time > 0) & (open_time - gap_time <= GAP_SLOTS * lengths)
+    withheld = missing | (count < FEWEST_CANDLES) | (observed < FEWEST_OBSERVED)
+    withheld |= np.isnan(macdv) | np.isnan(signal)
+    return np.where(withheld, math.nan, macdv), np.where(withheld, math.nan, signal), missing
+
+
+def _crossover(cross: int) -> Crossover | None:
+    if cross == 0:
+        return None
+    return Crossover(Side.ABOVE if cross > 0 else Side.BELOW, abs(cross))
+
+
+def encode_announced(reading: Reading) -> bytes:
+    """``reading`` as JSON, as it is announced."""
+    return _encoder.encode(reading)
 
 
 def encode_reading(reading: Reading, state: State) -> bytes:
@@ -165,12 +241,12 @@ def decode_reading(data: bytes) -> tuple[Reading, State]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage(f"not a reading: {error}", data) from error
     check_state(state, data)
-    shown = (reading.macdv, reading.signal, reading.histogram)
+    told = (reading.macdv, reading.signal, reading.histogram)
     if reading.withheld is None and state.macdv is not None and state.signal is not None:
-        whole = shown == (state.macdv, state.signal, state.macdv - state.signal)
+        whole = told == (state.macdv, state.signal, state.macdv - state.signal)
         whole = whole and reading.stage is not None
     else:
-        whole = shown == (None, None, None) and reading.stage is None
+        whole = told == (None, None, None) and reading.stage is None
         whole = whole and reading.withheld is not None
     agreed = (
         whole

@@ -7,7 +7,7 @@ it is a value, which is what is stored and restored.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -52,6 +52,9 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """MACD-V values seen."""
     calm: Natural
     """Closes in a row, this one included, with ``abs(macdv) < 50``."""
+    cross: int
+    """MACD-V values in a row, the newest included, on this side of the signal: positive at or above
+    it, negative below; 0 before there is a signal."""
     close: float | None
     ema12: float | None
     ema26: float | None
@@ -64,8 +67,8 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     macdv_sum: float
 
 
-INTS = State.__struct_fields__[:6]
-FLOATS = State.__struct_fields__[6:]
+INTS = State.__struct_fields__[:7]
+FLOATS = State.__struct_fields__[7:]
 _SUMS = FLOATS.index("close_sum")
 
 _encoder = msgspec.json.Encoder()
@@ -76,7 +79,7 @@ _decoder = msgspec.json.Decoder(State)
 class States:
     """The states of n series, one array per field of :class:`State`; NaN stands for ``None``."""
 
-    _ints: Ints  # (6, capacity)
+    _ints: Ints  # (7, capacity)
     _floats: Floats  # (9, capacity)
     _size: int
 
@@ -98,6 +101,15 @@ class States:
             else:
                 restored._floats[index - len(INTS)] = np.array(column, np.float64)  # None -> NaN
         return restored
+
+    @classmethod
+    def joined(cls, parts: Sequence[States]) -> States:
+        """The rows of ``parts``, one after the other."""
+        ints = [part._ints[:, : part._size] for part in parts]
+        floats = [part._floats[:, : part._size] for part in parts]
+        return cls(
+            np.concatenate(ints, axis=1), np.concatenate(floats, axis=1), sum(map(len, parts))
+        )
 
     def __len__(self) -> int:
         return self._size
@@ -201,6 +213,13 @@ def check_state(state: State, quoted: bytes) -> None:
             or (state.values > 0 and (state.atr26 or 0) > LEAST_ATR * (state.close or 0))
         )
         and (state.calm > 0) == (state.macdv is not None and abs(state.macdv) < CALM)
+        and (state.cross == 0) == (state.values < SMOOTH)
+        and abs(state.cross) <= max(0, state.values - SMOOTH + 1)
+        and (
+            state.macdv is None
+            or state.signal is None
+            or (state.cross > 0) == (state.macdv >= state.signal)
+        )
     )
     if not sound:
         raise MalformedMessage("no candles lead to this state of a series", quoted)

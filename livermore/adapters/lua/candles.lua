@@ -16,7 +16,7 @@ local keep, tf = tonumber(ARGV[2]), tonumber(ARGV[3])
 local label = {[0] = 'assumed', [1] = 'stream', [2] = 'rest'}
 local rank_of = {assumed = 0, stream = 1, rest = 2}
 
-local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected')
+local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected', 'corrected_from')
 local epoch = tonumber(known[1] or '') or 0
 if tonumber(ARGV[1]) < epoch then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is older than ' .. known[1])
@@ -25,6 +25,7 @@ local cursor = tonumber(known[2] or '')
 local version = tonumber(known[3] or '') or 0
 local edge_time = tonumber(known[4] or '')
 local corrected_version = tonumber(known[5] or '') or 0
+local corrected_from = tonumber(known[6] or '')
 local fields = {}
 local function note(name, value)
   fields[#fields + 1] = name
@@ -114,6 +115,8 @@ end
 local codes, changed, corrected, hold = {}, false, false, false
 local function correct(time)
   corrected = true
+  -- Readings from here on are others now, until whoever computes them says they were told.
+  if not corrected_from or time < corrected_from then corrected_from = time end
   -- What the replay edge absorbed is no longer so: nothing may go before a new edge is known, and
   -- an edge that was computed before this correction is not that one.
   if edge_time and time <= edge_time then hold = true end
@@ -218,6 +221,7 @@ if changed then
   if corrected then
     corrected_version = version
     note('corrected', string.format('%d', version))
+    note('corrected_from', string.format('%d', corrected_from))
   end
 end
 if #fields > 0 then redis.call('HSET', companion, unpack(fields)) end

@@ -1,17 +1,20 @@
 -- Stores a reading unless what is there is newer, and announces it when it differs.
 -- KEYS 1 indicator.  ARGV 1 reading as JSON text starting with open_time, revision, epoch  2 channel
+--      3 "1" for one of an older candle, that a correction changed: announced, not stored
 -- What follows "state" lets the daemon go on after a restart; it is stored, not announced.
 -- Returns 1 stored and announced, 0 the same was there, -1 something newer was there.
--- The same is what differs in nothing that is announced but the epoch: a restart announces nothing again.
+-- The same is what differs in nothing that is announced but the epoch, and the bias, which is of the
+-- moment: a restart announces nothing again.
 local function announced(text)
   local cut = string.find(text, ',"state":', 1, true)
   return cut and string.sub(text, 1, cut - 1) .. '}' or text
 end
 local function without_epoch(text)
-  return (string.gsub(announced(text), '"epoch":%d+,', '', 1))
+  text = string.gsub(announced(text), '"epoch":%d+,', '', 1)
+  return (string.gsub(text, ',"bias":[^,]+,"bias_timeframes":%d+', '', 1))
 end
 local stored = redis.call('GET', KEYS[1])
-if stored == ARGV[1] then return 0 end
+if stored == ARGV[1] and ARGV[3] ~= '1' then return 0 end
 if stored then
   local pattern = '^{"open_time":(%d+),"revision":(%d+),"epoch":(%d+),'
   local time, revision, epoch = string.match(stored, pattern)
@@ -20,8 +23,12 @@ if stored then
     if tonumber(epoch) > tonumber(new_epoch) then
       return redis.error_reply('FENCED epoch ' .. new_epoch .. ' is older than ' .. epoch)
     end
-    if tonumber(time) > tonumber(new_time) then return -1 end
+    if ARGV[3] ~= '1' and tonumber(time) > tonumber(new_time) then return -1 end
   end
+end
+if ARGV[3] == '1' then
+  redis.call('PUBLISH', ARGV[2], ARGV[1])
+  return 1
 end
 redis.call('SET', KEYS[1], ARGV[1])
 if stored and without_epoch(stored) == without_epoch(ARGV[1]) then return 0 end

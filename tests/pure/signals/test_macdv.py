@@ -188,7 +188,7 @@ def ramp(n: int, empty: range = range(0)) -> list[Bar]:
 @given(bars())
 @settings(max_examples=150)
 def test_every_number_is_that_of_the_definition(series):
-    calm = 0
+    calm = cross = 0
     for i, (state, expected) in enumerate(zip(one_by_one(series), reference(series), strict=True)):
         price = series[i].close + 40 * abs(series[i].high - series[i].low)
         assert near(state.ema12, expected.ema12, 1e-12 * price)
@@ -201,6 +201,10 @@ def test_every_number_is_that_of_the_definition(series):
         assert (state.open_time, state.gap_time) == (series[i].open_time, expected.gap_time)
         calm = calm + 1 if state.macdv is not None and abs(state.macdv) < 50 else 0
         assert state.calm == calm
+        if state.macdv is not None and state.signal is not None:
+            side = 1 if state.macdv >= state.signal else -1
+            cross = cross + side if cross * side > 0 else side
+        assert state.cross == cross  # an undefined value changes no side
 
 
 @given(st.lists(bars(), min_size=1, max_size=5), st.integers(0, 2**32))
@@ -246,6 +250,8 @@ def test_a_replay_from_anywhere_is_the_same_as_one_candle_at_a_time(many, start)
             assert steps.calm[t, k] == state.calm
             if state.signal is not None and state.macdv is not None:
                 assert steps.histogram[t, k] == state.macdv - state.signal
+        present = np.arange(steps.calm.shape[0])[:, None] < [len(x[start:]) for x in many]
+        assert steps.course(k, present).values() == passed[start:]
     for untouched in (0, len(many) + 1):
         assert states.state(untouched).count == 0
 

@@ -1,0 +1,358 @@
+"""Owns what alert rules remember of one exchange's series; what they find goes to the outbox.
+
+It is fed by the readings: every closed candle once, in order per series; after a correction, a
+repair or a start all candles from there on. What is remembered, the claim of an alert and its entry
+in the outbox change in one script, so that a restart goes on behind the last candle that was
+evaluated: nothing is left out, nothing is told twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+import numpy as np
+
+from livermore.adapters import outbox
+from livermore.adapters.redis import Call, Redis
+from livermore.errors import MalformedMessage, StoreError
+from livermore.market.candle import Candle, Evidence, Kind, Series
+from livermore.runtime.lease import Lease
+from livermore.signals import rules as rules_
+from livermore.signals.alert import Alert, Beside, Withdrawal
+from livermore.signals.bias import Bias
+from livermore.signals.reading import Reading, shown
+from livermore.signals.rules import Alerted, Fired, Memory, Point, Rule
+from livermore.signals.stage import STAGES, Stage, stages
+from livermore.signals.state import States, numbers
+
+LATE = 120_000
+"""Milliseconds after its candle's end from which on an alert is late."""
+
+
+class Shown(Protocol):
+    """What an alert tells beside the rule that was met."""
+
+    def shown(self, symbol: str) -> dict[str, Beside]:
+        """The newest reading of every timeframe."""
+
+    def bias(self, symbol: str, close_time: int) -> Bias | None:
+        """The bias of a symbol."""
+
+
+@attrs.frozen
+class _Found:
+    """A rule that was met, and the candle that met it."""
+
+    series: Series
+    fired: Fired
+    point: Point
+    revision: int
+
+
+@attrs.define
+class Alerting:
+    """The rules of one exchange. The methods are called by the readings, in their task."""
+
+    redis: Redis
+    lease: Lease
+    rules: Sequence[Rule]
+    clock: Callable[[], int | None]
+    price: Callable[[str], tuple[float, int] | None]
+    """Last price of a symbol and its time (exchange ms)."""
+    verify: Callable[[Series, int], object] = lambda series, open_time: None
+    """Compare the candle of that open time with REST at once."""
+    say: Callable[[str, dict[str, object]], None] = lambda event, fields: None
+    held: dict[Series, int] = attrs.field(factory=dict, init=False)
+    """Series that wait for REST to speak of a candle, and its open time."""
+    fired: int = attrs.field(default=0, init=False)
+    withdrawn: int = attrs.field(default=0, init=False)
+    _memories: dict[Series, Memory] = attrs.field(factory=dict, init=False)
+    _recent: dict[Series, list[Point]] = attrs.field(factory=dict, init=False)
+    """The newest points of each series, as many as its rules look back."""
+    _rules: dict[Series, tuple[Rule, ...]] = attrs.field(factory=dict, init=False)
+    _dirty: set[Series] = attrs.field(factory=set, init=False)
+    _found: list[_Found] = attrs.field(factory=list, init=False)
+    _unmade: list[tuple[Series, Alerted]] = attrs.field(factory=list, init=False)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to :meth:`commit`."""
+        return bool(self._dirty)
+
+    async def start(self, series: Sequence[Series]) -> None:
+        """Read what is remembered of ``series``. Before the readings start."""
+        exchange = self.lease.exchange
+        for at in range(0, len(series), 500):
+            some = series[at : at + 500]
+            fields = [outbox.memory_field(one) for one in some]
+            texts = await self.redis.one(*outbox.read_memories(exchange, fields))
+            for one, text in zip(some, texts, strict=True):
+                if not self._covering(one):
+                    continue
+                try:
+                    memory = rules_.decode_memory(text) if text else None
+                except MalformedMessage as error:
+                    self.say("what the rules remember is damaged", {"why": str(error)})
+                    memory = None
+                if memory is not None:
+                    self._memories[one] = memory
+                # Without one the stored candles make it, silently.
+
+    def resume(self, series: Series, newest: Candle, reading: Reading) -> bool:
+        """Go on behind ``newest``; False when the stored candles have to be gone through."""
+        rules = self._covering(series)
+        if not rules:
+            return True
+        memory = self._memories.get(series)
+        if (
+            memory is None
+            or memory.cursor != newest.open_time
+            or memory.doubted
+            or rules_.reach(rules) > 1
+            or rules_.unknown(rules, memory)
+            or memory.tracks.keys() - {rule.name for rule in rules}
+        ):
+            return False
+        self._recent[series] = [_point(newest, reading)]
+        return True
+
+    def follow(self, series: Series, candle: Candle, reading: Reading) -> None:
+        """A new newest candle and its reading."""
+        rules = self._covering(series)
+        if not rules or series in self.held:
+            return  # one that waits is gone through again as soon as it is written
+        memory = self._memory(series, rules)
+        point = _point(candle, reading)
+        recent = self._recent.setdefault(series, [])
+        recent.append(point)
+        outcome = rules_.evaluate(rules, memory, recent, series.timeframe.ms, previous=None)
+        if len(recent) > rules_.reach(rules):
+            del recent[0]
+        self._dirty.add(series)
+        if outcome.fired or outcome.held is not None or outcome.unmade:
+            self._take(series, outcome, {point.open_time: (point, candle.revision)})
+
+    def follow_again(
+        self,
+        series: Series,
+        candles: Sequence[Candle],
+        course: States,
+        corrected_from: int | None,
+    ) -> None:
+        """All candles of ``series``, oldest first; ``course`` has the state after each of them.
+
+        Those not evaluated yet are; from ``corrected_from`` on all are.
+        """
+        rules = self._covering(series)
+        if not rules or not candles:
+            return
+        tf_ms = series.timeframe.ms
+        self.held.pop(series, None)
+        memory = self._memory(series, rules)
+        stale = bool(rules_.unknown(rules, memory)) or len(memory.tracks) != len(rules)
+        first = 0 if stale else memory.cursor + 1
+        if corrected_from is not None:
+            first = min(first, corrected_from)
+        reach = rules_.reach(rules)
+        at = max(0, next((k for k, c in enumerate(candles) if c.open_time >= first), len(candles)))
+        begin = max(0, min(at, len(candles)) - reach)
+        points = points_of(candles, course, begin)
+        if corrected_from is not None:
+            rules_.rewind(memory, corrected_from, tf_ms)
+        if stale:
+            rules_.adopt(rules, memory, points, tf_ms, now=self.clock() or 0)
+        outcome = rules_.evaluate(rules, memory, points, tf_ms, previous=None)
+        self._recent[series] = points[-reach:]
+        self._dirty.add(series)
+        seen = {p.open_time: (p, c.revision) for p, c in zip(points, candles[begin:], strict=True)}
+        self._take(series, outcome, seen)
+
+    async def commit(self, beside: Shown) -> None:
+        """Write what changed, and put what was found into the outbox.
+
+        Raises :class:`StoreError`, and then keeps all of it for the next time.
+        """
+        if not self.lease.valid():
+            raise StoreError("the lease lapsed: alerts wait")
+        series, found, unmade = list(self._dirty), list(self._found), list(self._unmade)
+        known = await self._entries([claim(*one) for one in unmade])
+        now = self.clock() or 0
+        entries = [
+            outbox.posting(self._alert(one, now, beside), self._channels(one.fired.rule))
+            for one in found
+        ]
+        for (_, alerted), (entry, told) in zip(unmade, known, strict=True):
+            if told is not None:
+                why = "a correction of its candles unmade it"
+                withdrawal = Withdrawal(told, entry, why, now)
+                entries.append(outbox.posting(withdrawal, self._channels(alerted.rule)))
+        memories = {
+            outbox.memory_field(one): rules_.encode_memory(self._memories[one]) for one in series
+        }
+        await self.redis.run(
+            [outbox.post(self.lease.exchange, self.lease.epoch, memories, entries)], "readings"
+        )
+        self._dirty.difference_update(series)
+        del self._found[: len(found)], self._unmade[: len(unmade)]
+        self.fired += len(found)
+        self.withdrawn += len(unmade)
+        for one in found:
+            self.say(
+                "alert",
+                {"series": str(one.series), "rule": one.fired.rule, "what": one.fired.what},
+            )
+
+    # -- parts ------------------------------------------------------------------------------
+
+    def _covering(self, series: Series) -> tuple[Rule, ...]:
+        rules = self._rules.get(series)
+        if rules is None:
+            rules = tuple(r for r in self.rules if r.covers(series.symbol, series.timeframe))
+            self._rules[series] = rules
+        return rules
+
+    def _channels(self, name: str) -> tuple[str, ...]:
+        rule = next((rule for rule in self.rules if rule.name == name), None)
+        return () if rule is None or rule.channels is None else rule.channels
+
+    def _memory(self, series: Series, rules: Sequence[Rule]) -> Memory:
+        memory = self._memories.get(series)
+        if memory is None:
+            memory = self._memories[series] = Memory()
+            rules_.adopt(rules, memory, (), series.timeframe.ms, now=self.clock() or 0)
+        return memory
+
+    def _take(
+        self, series: Series, outcome: rules_.Outcome, seen: Mapping[int, tuple[Point, int]]
+    ) -> None:
+        for fired in outcome.fired:
+            point, revision = seen[fired.open_time]
+            self._found.append(_Found(series, fired, point, revision))
+            self.verify(series, fired.open_time)
+        self._unmade += [(series, alerted) for alerted in outcome.unmade]
+        if outcome.held is not None:
+            self.held[series] = outcome.held
+            self.verify(series, outcome.held)
+
+    async def _entries(self, claims: Sequence[str]) -> list[tuple[str, Alert | None]]:
+        """The entry of each claim, its id first; None where it is not in the outbox any more."""
+        if not claims:
+            return []
+        exchange = self.lease.exchange
+        ids = await self.redis.one("HMGET", outbox.claims_key(exchange), *claims)
+        calls: list[Call] = [
+            ("XRANGE", outbox.stream_key(exchange), i or b"0-1", i or b"0-1") for i in ids
+        ]
+        found: list[tuple[str, Alert | None]] = []
+        for reply in await self.redis.run(calls, "read"):
+            row = next(iter(outbox.rows(reply)), None)
+            if isinstance(row, outbox.Row) and isinstance(row.entry, Alert):
+                found.append((row.id, row.entry))
+            else:
+                found.append(("", None))
+        return found
+
+    def _alert(self, found: _Found, now: int, beside: Shown) -> Alert:
+        series, fired, point = found.series, found.fired, found.point
+        close_time = fired.open_time + series.timeframe.ms
+        readings = beside.shown(series.symbol)
+        late = fired.corrected or now - close_time > LATE
+        price, time = self.price(series.symbol) or (point.close, close_time)
+        bias = beside.bias(series.symbol, close_time)
+        return Alert(
+            id=identity(series, fired.rule, fired.open_time),
+            rule=fired.rule,
+            kind=fired.kind.value,
+            what=fired.what,
+            direction=fired.direction,
+            source_exchange_id=series.exchange,
+            symbol=series.symbol,
+            timeframe=series.timeframe,
+            open_time=fired.open_time,
+            close_time=close_time,
+            close=point.close,
+            last_price=price,
+            last_price_time=time,
+            macdv=point.macdv if point.macdv is not None else 0.0,
+            signal=point.signal,
+            histogram=point.histogram,
+            stage=point.stage,
+            bias=bias,
+            readings=readings,
+            revision=found.revision,
+            triggered=now,
+            latency=now - close_time,
+            strength=fired.strength,
+            level=fired.level,
+            late=late,
+            holds=holds(fired, readings.get(series.timeframe.value)) if late else None,
+            corrected=fired.corrected,
+            reissue=fired.reissue,
+        )
+
+
+def identity(series: Series, rule: str, open_time: int) -> str:
+    """What makes an alert the same one."""
+    return f"{rule}|{series.exchange}|{series.symbol}|{series.timeframe.value}|{open_time}"
+
+
+def claim(series: Series, alerted: Alerted) -> str:
+    """Of an alert that is remembered; as :func:`outbox.claim_of` gives it for its entry."""
+    text = identity(series, alerted.rule, alerted.open_time)
+    return f"{text}#{alerted.reissue}" if alerted.reissue else text
+
+
+def holds(fired: Fired, newest: Beside | None) -> bool | None:
+    """Whether the newest reading still says what a rule found; None when that is not known."""
+    if newest is None or newest.macdv is None or newest.histogram is None:
+        return None
+    up = fired.direction == "up"
+    if fired.kind is rules_.Kind.LEVEL and fired.level is not None:
+        return newest.macdv > fired.level if up else newest.macdv < -fired.level
+    if fired.kind is rules_.Kind.REVERSAL:  # turning up is said of an oversold market
+        turning = newest.histogram > 0 if up else newest.histogram < 0
+        return turning and (newest.macdv < 0 if up else newest.macdv > 0)
+    if fired.kind is rules_.Kind.STAGE:
+        return newest.stage is not None and fired.what.endswith(f" {newest.stage.value}")
+    return None
+
+
+def points_of(candles: Sequence[Candle], course: States, begin: int) -> list[Point]:
+    """The candles from index ``begin`` on as rules see them."""
+    some = candles[begin:]
+    if not some:
+        return []
+    at = course.take(np.arange(begin, len(candles)))
+    macdv, signal, _ = shown(at, np.full(len(some), some[0].series.timeframe.ms))
+    named: tuple[Stage | None, ...] = (*STAGES, None)
+    return [
+        Point(c.open_time, v, s, h, named[code], c.close, observed, _assumed(c))
+        for c, v, s, h, code, observed in zip(
+            some,
+            numbers(macdv),
+            numbers(signal),
+            numbers(macdv - signal),
+            stages(macdv, signal, at.column("calm")).tolist(),
+            at.column("observed").tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _point(candle: Candle, reading: Reading) -> Point:
+    return Point(
+        candle.open_time,
+        reading.macdv,
+        reading.signal,
+        reading.histogram,
+        reading.stage,
+        candle.close,
+        reading.observed,
+        _assumed(candle),
+    )
+
+
+def _assumed(candle: Candle) -> bool:
+    return candle.kind is Kind.EMPTY and candle.evidence is Evidence.ASSUMED

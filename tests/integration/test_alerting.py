@@ -1,0 +1,291 @@
+"""Rules over real readings and a real store: what is found once, withdrawn, made up for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+import pytest
+
+from livermore.adapters import outbox, store
+from livermore.adapters.redis import Redis
+from livermore.errors import StoreError
+from livermore.market.candle import Candle, Evidence, Kind, Series, empty
+from livermore.market.timeframe import Timeframe
+from livermore.market.tracker import Pending
+from livermore.runtime.alerting import Alerting
+from livermore.runtime.lease import Lease
+from livermore.runtime.readings import Readings
+from livermore.runtime.writer import Writer
+from livermore.signals.alert import Alert, Withdrawal
+from livermore.signals.rule import DEFAULT_RULES, Rule, rule_from
+from tests.integration.test_readings import T0, Desk
+
+M5 = Timeframe.M5
+FIRST = 240
+"""Slots that lie there before the rules look."""
+
+
+class AlertDesk(Desk):
+    """A desk whose readings feed the rules."""
+
+    rules: Sequence[Rule] = DEFAULT_RULES
+
+    async def start(self) -> None:
+        self.lease = Lease(self.lanes, self.exchange, "me", {})
+        await self.lease.take()
+        self.pending = Pending()
+        self.verified: list[tuple[Series, int]] = []
+        self.alerting = Alerting(
+            self.lanes, self.lease, self.rules,
+            clock=lambda: self.now,
+            price=lambda symbol: (123.0, self.now - 5),
+            verify=lambda series, open_time: self.verified.append((series, open_time)),
+        )  # fmt: skip
+        self.readings = Readings(self.lanes, self.lease, lambda: 0.5, self.alerting)
+        self.writer = Writer(
+            self.lanes, self.lease, self.pending,
+            clock=lambda: self.now,
+            stored=self.readings.submit,
+            edge=self.readings.edge,
+            missing=self.missing.extend,
+            suspects=self.suspects.extend,
+            back=self._is_back,
+            chance=lambda: 0.5,
+        )  # fmt: skip
+        series = [one for symbol in self.symbols for one in store.all_series(self.exchange, symbol)]
+        await self.alerting.start(series)
+        await self.readings.start(series)
+        await self.writer.seed(((self.exchange, symbol) for symbol in self.symbols), self.now)
+
+    async def slots(self, first: int, end: int, **changes: float) -> None:
+        """Close these slots of a market that swings, each at its time."""
+        for slot in range(first, end):
+            self.now = T0 + (slot + 1) * M5.ms + 1500
+            await self.close(candle(self, slot, **changes))
+
+    async def entries(self) -> list[outbox.Row]:
+        reply = await self.lanes.one(*outbox.after(self.exchange, outbox.BEGINNING, 10_000))
+        found = [row for row in outbox.rows(reply) if isinstance(row, outbox.Row)]
+        assert len(found) == len(reply)
+        return found
+
+    async def alerts(self) -> list[Alert]:
+        """Those of the five-minute series."""
+        entries = [row.entry for row in await self.entries()]
+        return [e for e in entries if isinstance(e, Alert) and e.timeframe is M5]
+
+    async def restart(self) -> None:
+        await self.start()
+        await self.readings.turn()
+
+
+def price(slot: int) -> float:
+    """Swings that are wide enough for every level and narrow enough for calm between them."""
+    return 1000 + 60 * math.sin(slot / 22) + 14 * math.sin(slot / 5.3) + slot * 7919 % 13 / 9
+
+
+def candle(desk: Desk, slot: int, *, shift: float = 0.0, rest: bool = False) -> Candle:
+    time = T0 + slot * M5.ms
+    opened, close = price(slot - 1), price(slot) + shift
+    evidence = Evidence.REST if rest else Evidence.STREAM
+    return Candle(
+        desk.series(), time, opened, max(opened, close) + 0.2, min(opened, close) - 0.2, close,
+        1.0, Kind.TRADED, evidence, time + M5.ms,
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def desk(valkey_url):
+    found = AlertDesk(valkey_url)
+    found.now = T0 + FIRST * M5.ms
+    await found.start()
+    await found.close(*(candle(found, slot) for slot in range(FIRST)))
+    yield found
+    found.shut()
+
+
+def names(alerts: Sequence[Alert]) -> list[tuple[str, int, str, float | None]]:
+    return [(a.rule, (a.open_time - T0) // M5.ms, a.direction, a.level) for a in alerts]
+
+
+async def test_history_alerts_nobody_and_what_closes_from_then_on_does(desk):
+    assert await desk.alerts() == []
+    await desk.slots(FIRST, 600)
+    found = await desk.alerts()
+    assert {a.kind for a in found} == {"level", "reversal"}
+    assert len(found) >= 8
+    for alert in found:
+        assert alert.open_time >= T0 + FIRST * M5.ms
+        assert alert.triggered - alert.close_time == alert.latency == 1500
+        assert (alert.last_price, alert.last_price_time) == (123.0, alert.triggered - 5)
+        assert alert.close == pytest.approx(price((alert.open_time - T0) // M5.ms))
+        assert abs(alert.macdv) > 150
+        assert not alert.late
+        assert alert.holds is None
+        assert set(alert.readings) >= {"5m", "15m"}
+        assert alert.readings["5m"].macdv == alert.macdv
+        assert (desk.series(), alert.open_time) in desk.verified
+    assert len({alert.id for alert in found}) == len(found)
+    assert not any(isinstance(row.entry, Withdrawal) for row in await desk.entries())
+
+
+async def test_restarts_in_between_change_nothing(desk, valkey_url):
+    await desk.slots(FIRST, 600)
+    undisturbed = names(await desk.alerts())
+    other = AlertDesk(valkey_url)
+    other.now = T0 + FIRST * M5.ms
+    await other.start()
+    await other.close(*(candle(other, slot) for slot in range(FIRST)))
+    for slot in range(FIRST, 600, 7):
+        await other.slots(slot, min(600, slot + 7))
+        await other.restart()
+    assert names(await other.alerts()) == undisturbed
+    other.shut()
+
+
+async def test_a_crash_between_the_reading_and_its_alert_loses_none(desk, monkeypatch):
+    await desk.slots(FIRST, 600)
+    undisturbed = names(await desk.alerts())
+    other = AlertDesk(desk.lanes.url)
+    other.now = T0 + FIRST * M5.ms
+    await other.start()
+    await other.close(*(candle(other, slot) for slot in range(FIRST)))
+
+    async def crash(alerting: Alerting, beside: object) -> None:
+        raise StoreError("crash")
+
+    for slot in range(FIRST, 600):
+        if slot % 3 == 0:
+            with monkeypatch.context() as patched:
+                patched.setattr(Alerting, "commit", crash)
+                with pytest.raises(StoreError):
+                    await other.slots(slot, slot + 1)
+            await other.restart()
+        else:
+            await other.slots(slot, slot + 1)
+    assert names(await other.alerts()) == undisturbed
+    other.shut()
+
+
+async def test_what_closed_during_an_outage_is_told_late_and_says_whether_it_holds(desk):
+    await desk.slots(FIRST, 600)
+    undisturbed = names(await desk.alerts())
+    other = AlertDesk(desk.lanes.url)
+    other.now = T0 + FIRST * M5.ms
+    await other.start()
+    await other.close(*(candle(other, slot) for slot in range(FIRST)))
+    other.now = T0 + 600 * M5.ms + 1500
+    await other.history([candle(other, slot, rest=True) for slot in range(FIRST, 600)])
+    await other.readings.turn()
+    found = await other.alerts()
+    assert names(found) == undisturbed
+    newest = (await other.reading()).macdv
+    for alert in found:
+        assert alert.late == (alert.close_time < other.now - 120_000)
+        assert alert.latency == other.now - alert.close_time
+        if alert.late and alert.kind == "level":
+            beyond = newest > alert.level if alert.direction == "up" else newest < -alert.level
+            assert alert.holds == beyond
+    assert any(alert.late for alert in found)
+    other.shut()
+
+
+async def test_a_correction_withdraws_what_it_unmakes_and_tells_what_it_makes(desk):
+    slot = FIRST
+    while not (found := await desk.alerts()):
+        await desk.slots(slot, slot + 1)
+        slot += 1
+    [alert] = found
+    at = (alert.open_time - T0) // M5.ms
+    assert at == slot - 1
+    sign = 1 if alert.macdv > 0 else -1
+    # The closes before it did not go that far: MACD-V was not beyond the level.
+    await desk.close(candle(desk, at, shift=-sign * 60, rest=True))
+    rows = await desk.entries()
+    [withdrawal] = [row.entry for row in rows if isinstance(row.entry, Withdrawal)]
+    assert withdrawal.alert == alert
+    assert withdrawal.entry == rows[0].id
+    # And now they did.
+    await desk.close(attrs.evolve(candle(desk, at, rest=True), as_of=desk.now))
+    again = (await desk.alerts())[-1]
+    assert (again.id, again.reissue) == (alert.id, 1)
+    assert again.late
+    assert again.corrected
+    # The same once more, also after a restart: nothing is told again.
+    await desk.restart()
+    assert len(await desk.entries()) == 3
+
+
+async def test_a_correction_that_changes_no_alert_is_silent(desk):
+    await desk.slots(FIRST, 600)
+    before = await desk.entries()
+    await desk.close(candle(desk, 420, shift=0.01, rest=True))
+    assert await desk.entries() == before
+
+
+async def test_an_assumed_empty_candle_waits_until_rest_has_spoken(desk):
+    """It rests at the close before it, and still moves the averages."""
+    slot = FIRST
+    while not await desk.alerts():
+        await desk.slots(slot, slot + 1)
+        slot += 1
+    [alert] = await desk.alerts()
+    other = AlertDesk(desk.lanes.url)
+    other.now = T0 + FIRST * M5.ms
+    await other.start()
+    await other.close(*(candle(other, s) for s in range(FIRST)))
+    at = (alert.open_time - T0) // M5.ms
+    await other.slots(FIRST, at)
+    # The averages need a push: the close before goes as far as the two together did.
+    push = (price(at) - price(at - 1)) * 3
+    await other.close(attrs.evolve(candle(other, at - 1, shift=push, rest=True), as_of=other.now))
+    told = len(await other.entries())
+    time = T0 + at * M5.ms
+    other.now = time + M5.ms + 1500
+    await other.close(empty(other.series(), time, 1.0, Evidence.ASSUMED, time + M5.ms))
+    if other.alerting.held:
+        assert other.alerting.held == {other.series(): time}
+        assert len(await other.entries()) == told
+        await other.slots(at + 1, at + 3)
+        assert len([a for a in await other.alerts() if a.open_time >= time]) == 0
+        await other.close(empty(other.series(), time, 1.0, Evidence.REST, time + 3 * M5.ms))
+        assert not other.alerting.held
+        assert next(a.open_time for a in await other.alerts() if a.open_time >= time) == time
+    else:
+        pytest.fail("this market does not cross a level in an empty candle: choose another")
+    other.shut()
+
+
+async def test_a_rule_that_is_new_looks_at_history_silently(desk):
+    await desk.slots(FIRST, 400)
+    before = len(await desk.entries())
+    desk.rules = (*DEFAULT_RULES, rule_from({"rule": "stage"}))
+    await desk.restart()
+    assert len(await desk.entries()) == before
+    await desk.slots(400, 480)
+    assert {a.rule for a in (await desk.alerts())[before:]} >= {"stage"}
+
+
+async def test_rules_that_cover_other_series_look_at_none_of_this(valkey_url):
+    desk = AlertDesk(valkey_url)
+    desk.rules = (rule_from({"rule": "level", "symbols": ["ETH-USD"]}),)
+    desk.now = T0 + FIRST * M5.ms
+    await desk.start()
+    await desk.close(*(candle(desk, slot) for slot in range(FIRST)))
+    await desk.slots(FIRST, 300)
+    assert await desk.entries() == []
+    assert await desk.lanes.one("EXISTS", outbox.rules_key(desk.exchange)) == 0
+    desk.shut()
+
+
+async def test_a_successor_silences_the_rules_of_the_one_before(desk):
+    await desk.slots(FIRST, 260)
+    other = Lease(Redis(desk.lanes.url), desk.exchange, "them", {}, epoch=desk.lease.epoch)
+    await other.redis.one("DEL", store.lease_key(desk.exchange))
+    await other.take()
+    await other.redis.run([outbox.post(desk.exchange, other.epoch, {}, [])], "write")
+    with pytest.raises(StoreError, match="older"):
+        await desk.slots(260, 600)
+    other.redis.close()
