@@ -19,7 +19,9 @@ from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
+from livermore.adapters.channel import DEFAULT_CHANNELS, KINDS, ChannelSettings, check_url
 from livermore.errors import ConfigurationError, LivermoreError, UsageError
+from livermore.signals.rule import DEFAULT_RULES, Kind, Rule, rule_from
 
 FILE = "livermore.toml"
 PREFIX = "LIVERMORE_"
@@ -61,6 +63,10 @@ class Settings:
     metrics_host: str = "127.0.0.1"
     recorder: int = DEFAULT_RECORDER
     """Bytes of frames the flight recorder keeps for incident bundles, per exchange; 0: off."""
+    alerts: tuple[Rule, ...] = DEFAULT_RULES
+    """What alerts; rules that are switched off are not among them."""
+    channels: tuple[ChannelSettings, ...] = DEFAULT_CHANNELS
+    """Where alerts go."""
     symbols_by: str = attrs.field(default="", eq=False)
     """The flag or variable that names the symbols or the top; empty where file or default do."""
 
@@ -113,7 +119,9 @@ def load(
         ),
     ):
         parsed = {
-            key: _PARSERS[key](value, _Source(name_of(key), error, base, home))
+            key: (_PARSERS.get(key) or _TABLES[key])(
+                value, _Source(name_of(key), error, base, home)
+            )
             for key, value in given.items()
         }
         if "symbols" in parsed and "top" in parsed:
@@ -126,6 +134,8 @@ def load(
         if (asked := parsed.keys() & {"symbols", "top"}) and given is not file[0]:
             values["symbols_by"] = name_of(*asked)
         values.update(parsed)
+    if "alerts" in values:
+        _check_channels(values["alerts"], values.get("channels", DEFAULT_CHANNELS), file)
     if "symbols" not in values:
         values.setdefault("top", DEFAULT_TOP)
     if "state_dir" not in values:
@@ -150,6 +160,15 @@ def manager(environ: Mapping[str, str] | None = None, pid: int | None = None) ->
     ours = known.get("WATCHDOG_PID", "") in ("", str(os.getpid() if pid is None else pid))
     watchdog = int(told) / 1e6 if ours and re.fullmatch(r"[0-9]{1,18}", told) else 0.0
     return Manager(known.get("NOTIFY_SOCKET") or None, watchdog or None)
+
+
+def channel_variables(
+    channels: Iterable[ChannelSettings], environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What the environment holds of the variables that ``channels`` name: secrets."""
+    known = os.environ if environ is None else environ
+    named = {name for one in channels for name in one.variables}
+    return {name: known[name] for name in named if name in known}
 
 
 def flag_name(key: str) -> str:
@@ -189,6 +208,10 @@ def _variables(environ: Mapping[str, str]) -> dict[str, object]:
         if not name.startswith(PREFIX) or name in RESERVED or name == FILE_VARIABLE:
             continue
         key = name.removeprefix(PREFIX).lower()
+        if key in _TABLES:
+            raise ConfigurationError(
+                f"environment: {name}: {key} are tables, so they are written in {FILE}"
+            )
         if key not in _PARSERS or name != name.upper():
             known = [PREFIX + known.upper() for known in _PARSERS]
             raise ConfigurationError(
@@ -218,8 +241,9 @@ def _file(named: str | None, cwd: Path, home: str) -> _Given:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not valid TOML: {_one_line(str(error))}") from None
     for key in given:
-        if key not in _PARSERS:
-            raise ConfigurationError(f"{path}: unknown setting {key!r}{near(key, _PARSERS)}")
+        if key not in _PARSERS and key not in _TABLES:
+            known = [*_PARSERS, *_TABLES]
+            raise ConfigurationError(f"{path}: unknown setting {key!r}{near(key, known)}")
     return (given, lambda key: f"{key} in {path}", ConfigurationError, path.parent)
 
 
@@ -412,6 +436,139 @@ def _websocket_url(value: object, source: _Source) -> str:
     return str(value).strip()
 
 
+def _alerts(value: object, source: _Source) -> tuple[Rule, ...]:
+    """The ``[[alerts]]`` tables, and the blind rule where none of them is one."""
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise _wrong(source, "write [[alerts]], one table for each rule")
+    found: dict[str, Rule] = {}
+    for number, table in enumerate(value, start=1):
+        at = _table(source, "alerts", number, table.get("name", table.get("rule")))
+        try:
+            one = rule_from(_with_canonical_symbols(table))
+        except ValueError as error:
+            raise _wrong(at, str(error)) from None
+        if one.name in found:
+            raise _wrong(at, f"another rule is called {one.name}: give this one another name")
+        if one.kind is Kind.BLIND and any(other.kind is Kind.BLIND for other in found.values()):
+            raise _wrong(at, "there is a blind rule already, and it is of all that is followed")
+        found[one.name] = one
+    if all(one.kind is not Kind.BLIND for one in found.values()):
+        found |= {one.name: one for one in DEFAULT_RULES if one.kind is Kind.BLIND}
+    return tuple(one for one in found.values() if one.enabled)
+
+
+def _with_canonical_symbols(table: Mapping[str, object]) -> Mapping[str, object]:
+    symbols = table.get("symbols")
+    if not isinstance(symbols, list) or not all(isinstance(one, str) for one in symbols):
+        return table  # the rule says what is wrong with it
+    try:
+        return {**table, "symbols": [parse_symbol(one) for one in symbols]}
+    except ValueError as error:
+        raise ValueError(f"symbols: {error}") from None
+
+
+def _check_channels(
+    rules: Iterable[Rule], channels: Iterable[ChannelSettings], file: _Given
+) -> None:
+    tables, name_of, error, base = file
+    given: Any = tables["alerts"]
+    numbers = {table.get("name", table["rule"]): n for n, table in enumerate(given, start=1)}
+    known = [one.name for one in channels]
+    for rule in rules:
+        for name in rule.channels or ():
+            if name not in known:
+                source = _Source(name_of("alerts"), error, base, "")
+                raise _wrong(
+                    _table(source, "alerts", numbers[rule.name], rule.name),
+                    f"channels: no channel is called {_quoted(name)}{near(name, known)}"
+                    f" ({', '.join(known)})",
+                )
+
+
+def _channels(value: object, source: _Source) -> tuple[ChannelSettings, ...]:
+    """The ``[[channels]]`` tables. Never quotes an address: it may be a secret in a wrong place."""
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise _wrong(source, "write [[channels]], one table for each channel")
+    found: dict[str, ChannelSettings] = {}
+    for number, table in enumerate(value, start=1):
+        one = _channel(table, _table(source, "channels", number, table.get("name")))
+        if one.name in found:
+            raise _wrong(
+                _table(source, "channels", number, one.name), "another channel has this name"
+            )
+        found[one.name] = one
+    return tuple(found.values())
+
+
+def _channel(table: Mapping[str, object], source: _Source) -> ChannelSettings:
+    kind = table.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        names = ", ".join(KINDS)
+        if kind is None:
+            raise _wrong(source, f"kind is missing: one of {names}")
+        shown = _quoted(kind) if isinstance(kind, str) and kind.isalnum() else "that"
+        raise _wrong(source, f"no kind {shown}{near(str(kind), KINDS)} ({names})")
+    taken = {"name", "kind", *_CHANNEL_KEYS[kind]}
+    for key in table:
+        if key not in taken:
+            if kind in {"discord", "apprise"} and key == "url":
+                raise _wrong(source, "this URL is a secret: name its variable with url_env")
+            raise _wrong(source, f"unknown key {_quoted(key)}{near(key, taken)}")
+    name = table.get("name", kind)
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+        raise _wrong(source, "name: up to 40 letters, digits, - and _ are wanted")
+    for key in ("url_env", "secret_env"):
+        _variable_name(table.get(key), key, source)
+    url = table.get("url")
+    if "url" in taken and (url is None) == ("url_env" not in table):
+        raise _wrong(source, "either url or url_env is wanted")
+    for key in _CHANNEL_KEYS[kind]:
+        if key != "url" and key not in table and not (key == "url_env" and url is not None):
+            raise _wrong(source, f"{key} is missing: the name of an environment variable")
+    if url is not None:
+        if not isinstance(url, str):
+            raise _wrong(source, "url: a URL is wanted")
+        try:
+            check_url(url)
+        except ValueError as error:
+            raise _wrong(source, f"url: {error}") from None
+        url = url.strip()
+    return ChannelSettings(
+        name=name,
+        kind=kind,
+        url=url,
+        **{key: str(table[key]) for key in ("url_env", "secret_env") if key in table},
+    )
+
+
+_CHANNEL_KEYS: Mapping[str, tuple[str, ...]] = {
+    "apprise": ("url_env",),
+    "discord": ("url_env",),
+    "log": (),
+    "webhook": ("url", "url_env", "secret_env"),
+}
+
+
+def _variable_name(value: object, key: str, source: _Source) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", value):
+        raise _wrong(
+            source,
+            f"{key} wants the name of an environment variable in capitals, such as "
+            f"DESK_{key[:-4].upper()}; the secret itself belongs into that variable",
+        )
+    if value.startswith(PREFIX):
+        raise _wrong(source, f"{key}: names that begin with {PREFIX} are settings: choose another")
+
+
+def _table(source: _Source, key: str, number: int, name: object) -> _Source:
+    """``source`` for the table ``number`` of ``key``: ``channels 2 (desk) in ./livermore.toml``."""
+    known = f" ({name})" if isinstance(name, str) and re.fullmatch(r"[\w-]{1,40}", name) else ""
+    where = source.name.removeprefix(key)
+    return attrs.evolve(source, name=f"{key} {number}{known}{where}")
+
+
 def _quoted(value: object) -> str:
     return _one_line(repr(value))[:80]
 
@@ -436,3 +593,9 @@ _PARSERS: Mapping[str, Callable[[object, _Source], Any]] = {
     "metrics_host": _host,
     "recorder": _recorder,
 }
+
+_TABLES: Mapping[str, Callable[[object, _Source], Any]] = {
+    "alerts": _alerts,
+    "channels": _channels,
+}
+"""What only the file can say."""

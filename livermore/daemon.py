@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import socket
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,12 +23,14 @@ import attrs
 import trio
 
 from livermore.adapters.bans import Bans
+from livermore.adapters.channels import open_channels
 from livermore.adapters.redis import Redis
 from livermore.adapters.systemd import Notifier, status
 from livermore.adapters.valkey import open_private_valkey, revive_private_valkey
-from livermore.config import DEFAULT_TOP, Settings, manager
+from livermore.config import DEFAULT_TOP, Settings, channel_variables, manager
 from livermore.errors import (
     ConfigurationError,
+    Fenced,
     LivermoreError,
     Refused,
     StoreError,
@@ -38,6 +41,7 @@ from livermore.errors import (
 from livermore.exchanges import dialect as dialect_of
 from livermore.market.timeframe import Timeframe
 from livermore.runtime.backfill import Filled, Report, Wish, fill
+from livermore.runtime.blind import LOOK, Blind, Look, look_at, watch_blind
 from livermore.runtime.certification import Certified, certificates
 from livermore.runtime.feed import Feed, Plan
 from livermore.runtime.following import Following
@@ -45,6 +49,8 @@ from livermore.runtime.journal import Journal
 from livermore.runtime.lease import ASK
 from livermore.runtime.supervise import first_of, supervise
 from livermore.runtime.watchdog import notify
+from livermore.signals.alert import Entry
+from livermore.signals.rule import Kind
 
 REVIVE = 3.0
 """Seconds between two looks at whether the private Valkey answers."""
@@ -101,6 +107,8 @@ async def serve(
             followings = [Following(plan) for plan in plans(settings)]
             for following in followings:
                 nursery.start_soon(keep_feeding, following, redis, feeds)
+                if any(rule.kind is Kind.BLIND and rule.enabled for rule in settings.alerts):
+                    nursery.start_soon(tell_blindness, following.plan.dialect.name, feeds)
             task_status.started(Running(redis, feeds, followings, metrics_url))
 
 
@@ -156,6 +164,25 @@ async def keep_feeding(following: Following, redis: Redis, feeds: dict[str, Feed
             ends=(TakenError, UnknownSymbol, StoreUnusable, ConfigurationError, Refused),
         )
     )
+
+
+async def tell_blindness(name: str, feeds: Mapping[str, Feed]) -> None:
+    """Tell people when closed candles stop coming, also while the feed breaks off."""
+
+    def look() -> Look | None:
+        feed = feeds.get(name)
+        return look_at(feed.report, feed.now(), feed.newest) if feed is not None else None
+
+    async def post(entries: Sequence[Entry]) -> None:
+        while not feeds[name].delivering:
+            if feeds[name].report.standby:
+                return
+            await trio.sleep(LOOK)
+        with contextlib.suppress(Fenced):  # its successor tells
+            await feeds[name].tell(entries)
+
+    blind = Blind(name, round(time.time() * 1000), trio.current_time())
+    await watch_blind(blind, look, post)
 
 
 async def reload(settings: Settings, again: Again, running: Running) -> Settings:
@@ -226,6 +253,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Redis]:
 def plans(settings: Settings) -> Iterator[Plan]:
     """One plan per exchange of the settings."""
     host, pid = socket.gethostname(), os.getpid()
+    channels = open_channels(settings.channels, channel_variables(settings.channels))
     started = datetime.now(UTC)
     for name in settings.exchanges:
         dialect = dialect_of(name)
@@ -239,6 +267,8 @@ def plans(settings: Settings) -> Iterator[Plan]:
             standby=settings.standby,
             state_dir=settings.state_dir,
             recorder=settings.recorder,
+            rules=settings.alerts,
+            channels=channels,
             holder=f"{host}:{pid}:{uuid.uuid4().hex[:12]}",
             description={
                 "pid": pid,

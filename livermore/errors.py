@@ -18,7 +18,10 @@
     ├── StoreError                -> wait: Redis is away, full, read-only or not a Redis
     │   ├── StoreUnusable         -> exit 4: it answers, but it is not what we need
     │   └── Fenced                -> end this feed: a newer holder writes this exchange
-    └── LeaseLost                 -> stop writing at once, then ask for the lease again
+    ├── LeaseLost                 -> stop writing at once, then ask for the lease again
+    ├── ChannelError              -> wait and send again
+    │   └── ChannelBusy           -> wait as long as told
+    └── ChannelRefused            -> drop this message: sending it again will not help
 """
 
 
@@ -105,6 +108,29 @@ class Fenced(StoreError):
 
 class LeaseLost(LivermoreError):
     """Our lease lapsed or was taken."""
+
+
+class ChannelError(LivermoreError):
+    """A message did not get through; another try may succeed.
+
+    ``uncertain`` says that it may have arrived all the same: the answer is what is missing.
+    """
+
+    def __init__(self, message: str, *, uncertain: bool = False) -> None:
+        super().__init__(message)
+        self.uncertain = uncertain
+
+
+class ChannelBusy(ChannelError):
+    """A channel takes no message for ``retry_after`` seconds; this one did not arrive."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ChannelRefused(LivermoreError):
+    """A channel will not take this message, now or later."""
 
 
 EXIT_CODES: tuple[tuple[type[LivermoreError], int], ...] = (

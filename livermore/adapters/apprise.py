@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from typing import TYPE_CHECKING
 
 import trio
@@ -95,7 +96,9 @@ def open_apprise(name: str, url: str, variable: str) -> AppriseChannel:
         logger.handlers[:] = [logging.NullHandler()]
     asset = apprise.AppriseAsset(app_id="Livermore", app_desc="Livermore", app_url="")
     service = apprise.Apprise(asset=asset)
-    if not service.add(url):
+    with warnings.catch_warnings(action="ignore"):  # it loads all its plugins here, old ones too
+        known = service.add(url)
+    if not known:
         raise ConfigurationError(
             f"channel {name}: what {variable} holds is not a URL that Apprise knows: "
             "see https://appriseit.com/services"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import httpx
+
 from livermore.adapters.apprise import open_apprise
 from livermore.adapters.channel import Channel, ChannelSettings, check_url
 from livermore.adapters.discord import Discord, webhook_url
@@ -34,9 +36,12 @@ def _open(one: ChannelSettings, variables: Mapping[str, str]) -> Channel:
         return open_apprise(one.name, url, source)
     try:
         check_url(url)
+        _ = httpx.URL(url).host
         if one.kind == "discord":
             post = Post(one.name, tls_for(url))
             return Discord(one.name, webhook_url(url), post, source)
+    except (httpx.InvalidURL, UnicodeError):
+        raise ConfigurationError(f"channel {one.name}: {source}: not a URL") from None
     except ValueError as error:
         raise ConfigurationError(f"channel {one.name}: {source}: {error}") from None
     secret = _value(one, one.secret_env or "", variables)

@@ -238,14 +238,26 @@ def _head(
         colour = TEXT
     else:
         values, colour = f"MACD-V withheld: {reading.withheld}", WARNING
-    if fonts.width(said, letters) + fonts.width(values, letters) + 4 * letters > width:
-        y += line
-        yield Words("values", left, y, values, colour, letters)
-    else:
+    room = width - 2 * left
+    if fonts.width(said, letters) + fonts.width(values, letters) + 3 * letters <= room:
         yield Words("values", width - left, y, values, colour, letters, "r")
-    if note:
-        y += line
-        yield Words("note", left, y, note, WARNING, letters)
+        values = ""
+    for part, text, tint in (("values", values, colour), ("note", note, WARNING)):
+        for row in _rows(text, room, letters, fonts):
+            y += line
+            yield Words(part, left, y, row, tint, letters)
+
+
+def _rows(text: str, room: float, letters: int, fonts: Fonts) -> list[str]:
+    """``text`` broken at spaces, so that each row fits into ``room``."""
+    rows: list[str] = []
+    for word in text.split():
+        longer = f"{rows[-1]} {word}" if rows else word
+        if rows and fonts.width(longer, letters) <= room:
+            rows[-1] = longer
+        else:
+            rows.append(word)
+    return rows
 
 
 def _legend(
@@ -372,8 +384,7 @@ def _macdv(panel: _Panel, letters: int, fonts: Fonts) -> Iterator[Shape]:
             begin = k
     if not drawn.lines:
         middle = (frame.left + frame.right) / 2
-        said = f"withheld: {drawn.reading.withheld}"
-        yield Words("withheld", middle, place(25), said, WARNING, letters, "m")
+        yield Words("withheld", middle, place(25), "withheld", WARNING, letters, "m")
     if now is not None and drawn.reading.stage is not None:
         colour = STAGE_COLOURS[drawn.reading.stage]
         yield from _tag(frame, place(now), f"{now:.1f}", colour, letters, fonts)

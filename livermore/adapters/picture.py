@@ -137,22 +137,30 @@ def to_svg(shapes: Sequence[Shape], width: int, height: int, background: str) ->
 
 
 def _draw(draw: ImageDraw.ImageDraw, shape: Shape, top: int) -> None:
-    """Larger, and moved up by ``top``; what lies outside is cut off."""
+    """Larger, and moved up by ``top``; what lies outside is cut off.
+
+    In whole pixels, rounded before it is moved, so that bands meet.
+    """
+
+    def place(x: float, y: float) -> tuple[int, int]:
+        return round(x * FINE), round(y * FINE) - top * FINE
+
     match shape:
         case Box():
-            left, above = round(shape.left * FINE), round(shape.top * FINE) - top * FINE
+            (left, above), (right, below) = (
+                place(shape.left, shape.top),
+                place(shape.right, shape.bottom),
+            )
             # The last pixel is drawn as well; something is seen of the thinnest box.
-            right = max(left, round(shape.right * FINE) - 1)
-            below = max(above, round(shape.bottom * FINE) - top * FINE - 1)
-            draw.rectangle((left, above, right, below), shape.colour)
+            draw.rectangle((left, above, max(left, right - 1), max(above, below - 1)), shape.colour)
         case Line():
             width = max(1, round(shape.width * FINE))
             for points in _dashes(shape.points) if shape.dashed else [shape.points]:
-                scaled = [(x * FINE, (y - top) * FINE) for x, y in points]
-                draw.line(scaled, shape.colour, width, joint="curve" if width > 3 else None)
+                joint: Literal["curve"] | None = "curve" if width > 3 else None
+                draw.line([place(x, y) for x, y in points], shape.colour, width, joint)
         case Ring():
             draw.circle(
-                (shape.x * FINE, (shape.y - top) * FINE),
+                place(shape.x, shape.y),
                 shape.radius * FINE,
                 outline=shape.colour,
                 width=max(1, round(shape.width * FINE)),

@@ -112,15 +112,16 @@ class _Talk:
 
     async def _connect(self) -> trio.abc.Stream:
         url = self.request.url
+        host = url.raw_host.decode("ascii")
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
-            tcp = await trio.open_tcp_stream(url.host, port)
+            tcp = await trio.open_tcp_stream(host, port)
         except (OSError, UnicodeError) as error:
             raise ChannelError(f"{self.name}: cannot connect: {_why(error)}") from None
         if url.scheme != "https":
             return tcp
         assert self.tls is not None
-        stream = trio.SSLStream(tcp, self.tls, server_hostname=url.host, https_compatible=True)
+        stream = trio.SSLStream(tcp, self.tls, server_hostname=host, https_compatible=True)
         try:
             await stream.do_handshake()
         except BaseException as error:

@@ -6,12 +6,17 @@ import typer
 
 import livermore
 from livermore.cli import (
+    alerts,
     candles,
+    chart,
     demo,
     doctor,
+    explain,
     gaps,
+    indicators,
     replay,
     run,
+    scan,
     simulate,
     status,
     tail,
@@ -54,5 +59,22 @@ def before(
     remember(context, {"redis_url": redis_url, "state_dir": state_dir, "config": config})
 
 
-for _group in (run, status, candles, gaps, verify, tail, replay, simulate, demo, doctor, unit):
+for _group in (
+    run,
+    status,
+    candles,
+    indicators,
+    scan,
+    explain,
+    chart,
+    alerts,
+    gaps,
+    verify,
+    tail,
+    replay,
+    simulate,
+    demo,
+    doctor,
+    unit,
+):
     _group.register(app)

@@ -19,8 +19,11 @@ def iso(time: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{time % 1000:03d}Z" if time % 1000 else "Z")
 
 
-def since(text: str, now: int) -> int:
-    """``2h`` ago, or an ISO time (UTC unless it says otherwise), as epoch ms."""
+def since(text: str, now: int, asked: str = "--since") -> int:
+    """``2h`` ago, or an ISO time (UTC unless it says otherwise), as epoch ms.
+
+    Raises :class:`UsageError`, naming what ``asked`` for it.
+    """
     try:
         return max(0, (now - parse_duration(text)) // 1000 * 1000)
     except ValueError:
@@ -32,10 +35,10 @@ def since(text: str, now: int) -> int:
         time = (moment - EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):
         raise UsageError(
-            f"--since {text!r} is no time: write 2h, 7d or 2026-01-02T03:05:00Z"
+            f"{asked} {text!r} is no time: write 2h, 7d or 2026-01-02T03:05:00Z"
         ) from None
     if time > now:
-        raise UsageError(f"--since {text} lies in the future (it is {iso(now)})")
+        raise UsageError(f"{asked} {text} lies in the future (it is {iso(now)})")
     return max(0, time)
 
 

@@ -64,6 +64,8 @@ class Alerting:
     verify: Callable[[Series, int], object] = lambda series, open_time: None
     """Compare the candle of that open time with REST at once."""
     say: Callable[[str, dict[str, object]], None] = lambda event, fields: None
+    posted: Callable[[], object] = lambda: None
+    """Hears that the outbox has new entries."""
     held: dict[Series, int] = attrs.field(factory=dict, init=False)
     """Series that wait for REST to speak of a candle, and its open time."""
     fired: int = attrs.field(default=0, init=False)
@@ -123,7 +125,7 @@ class Alerting:
         rules = self._covering(series)
         if not rules or series in self.held:
             return  # one that waits is gone through again as soon as it is written
-        memory = self._memory(series, rules)
+        memory = self._memory(series, rules, candle.close_time)
         point = _point(candle, reading)
         recent = self._recent.setdefault(series, [])
         recent.append(point)
@@ -150,19 +152,24 @@ class Alerting:
             return
         tf_ms = series.timeframe.ms
         self.held.pop(series, None)
-        memory = self._memory(series, rules)
+        newest = candles[-1].close_time
+        memory = self._memory(series, rules, newest)
         stale = bool(rules_.unknown(rules, memory)) or len(memory.tracks) != len(rules)
+        reach = rules_.reach(rules)
+        if corrected_from is not None:
+            # What its oldest candles are compared with is not stored any more: they stay as judged.
+            oldest = candles[min(reach, len(candles) - 1)].open_time
+            corrected_from = max(corrected_from, oldest)
         first = 0 if stale else memory.cursor + 1
         if corrected_from is not None:
             first = min(first, corrected_from)
-        reach = rules_.reach(rules)
         at = max(0, next((k for k, c in enumerate(candles) if c.open_time >= first), len(candles)))
         begin = max(0, min(at, len(candles)) - reach)
         points = points_of(candles, course, begin)
         if corrected_from is not None:
             rules_.rewind(memory, corrected_from, tf_ms)
         if stale:
-            rules_.adopt(rules, memory, points, tf_ms, now=self.clock() or 0)
+            rules_.adopt(rules, memory, points, tf_ms, now=self.clock() or newest)
         outcome = rules_.evaluate(rules, memory, points, tf_ms, previous=None)
         self._recent[series] = points[-reach:]
         self._dirty.add(series)
@@ -194,15 +201,12 @@ class Alerting:
         await self.redis.run(
             [outbox.post(self.lease.exchange, self.lease.epoch, memories, entries)], "readings"
         )
+        if entries:
+            self.posted()
         self._dirty.difference_update(series)
         del self._found[: len(found)], self._unmade[: len(unmade)]
         self.fired += len(found)
         self.withdrawn += len(unmade)
-        for one in found:
-            self.say(
-                "alert",
-                {"series": str(one.series), "rule": one.fired.rule, "what": one.fired.what},
-            )
 
     # -- parts ------------------------------------------------------------------------------
 
@@ -217,11 +221,12 @@ class Alerting:
         rule = next((rule for rule in self.rules if rule.name == name), None)
         return () if rule is None or rule.channels is None else rule.channels
 
-    def _memory(self, series: Series, rules: Sequence[Rule]) -> Memory:
+    def _memory(self, series: Series, rules: Sequence[Rule], newest: int) -> Memory:
+        """``newest`` is the end of the newest candle at hand: what lies before it is history."""
         memory = self._memories.get(series)
         if memory is None:
             memory = self._memories[series] = Memory()
-            rules_.adopt(rules, memory, (), series.timeframe.ms, now=self.clock() or 0)
+            rules_.adopt(rules, memory, (), series.timeframe.ms, now=self.clock() or newest)
         return memory
 
     def _take(

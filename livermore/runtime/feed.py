@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import attrs
 import trio
 
-from livermore.adapters import incidents, last_words, store
+from livermore.adapters import incidents, last_words, outbox, store
 from livermore.adapters.bans import Bans
+from livermore.adapters.channel import Channel
 from livermore.adapters.http import Http
 from livermore.adapters.redis import Call, Redis, script
 from livermore.dialect import Dialect, tracker_of
@@ -40,6 +41,7 @@ from livermore.market.tracker import Pending, Tracker
 from livermore.runtime.alerting import Alerting
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.connection import Connection, Health, Pace, State
+from livermore.runtime.delivery import Delivery
 from livermore.runtime.journal import WAITING, Journal
 from livermore.runtime.lease import Lease
 from livermore.runtime.liveness import Liveness, Shard
@@ -52,6 +54,8 @@ from livermore.runtime.status import STATUS_EVERY, STATUS_TTL, Report, report_te
 from livermore.runtime.supervise import first_of, supervise
 from livermore.runtime.verification import Verification
 from livermore.runtime.writer import Writer
+from livermore.signals.alert import Alert, Entry
+from livermore.signals.rule import Kind as RuleKind
 from livermore.signals.rule import Rule
 
 T = TypeVar("T")
@@ -61,6 +65,8 @@ FINISH = 3.0
 AFTER_A_BREAK = "found after a break"
 SLOW = 0.5
 """Seconds; an answer of Redis that takes longer is slow, two of them in a row are said."""
+BARS = 60
+"""Candles in the chart of an alert."""
 SAY_HISTORY = 2.0
 """Seconds between two log lines on the history's progress."""
 DEMO_HINT = "to see Livermore work without a network: livermore demo"
@@ -87,6 +93,8 @@ class Plan:
     """Bytes of frames the flight recorder keeps; 0: it is off."""
     rules: tuple[Rule, ...] = ()
     """What is worth an alert."""
+    channels: tuple[Channel, ...] = ()
+    """Where alerts go."""
 
 
 class Feed:
@@ -114,6 +122,13 @@ class Feed:
         self._say_history_at = 0.0
         self._scan_wanted = trio.Event()
         self._pace = Pace(plan.dialect.messages_per_second)
+        self._delivery = Delivery(
+            redis, plan.dialect.name, self._lease, plan.channels,
+            clock=self.now, chance=chance, journal=self.journal, draw=self._draw,
+        )  # fmt: skip
+        self._drawing = trio.CapacityLimiter(1)
+        self.delivering = False
+        """Whether :meth:`tell` reaches anybody."""
         self._unsaid: list[bytes] = []
         """Lifecycle messages that Redis did not take."""
         self._recorder: Recorder | None = None
@@ -148,7 +163,11 @@ class Feed:
         name = self.plan.dialect.name
         try:
             await self._take_lease()
-            async with Http(self.plan.rest_url) as http, trio.open_nursery() as nursery:
+            async with (
+                self._delivered(),
+                Http(self.plan.rest_url) as http,
+                trio.open_nursery() as nursery,
+            ):
                 nursery.start_soon(self._hold_lease)
                 nursery.start_soon(self._publish_status)
                 nursery.start_soon(watch, self.report, self.journal, self.now)
@@ -171,6 +190,51 @@ class Feed:
         finally:
             if not self.handing_on:
                 await self.give_back()
+
+    @contextlib.asynccontextmanager
+    async def _delivered(self) -> AsyncIterator[None]:
+        """Alerts reach their channels during the block, and for a moment behind it."""
+        async with self._delivery.running():
+            self.delivering = True
+            self.report.delivery = self._delivery
+            try:
+                yield
+            finally:
+                self.delivering = False
+
+    async def tell(self, entries: Sequence[Entry]) -> None:
+        """Put what no series met into the outbox, or straight to the channels when Redis is away.
+
+        Raises :class:`Fenced`.
+        """
+        rules = [rule for rule in self.plan.rules if rule.kind is RuleKind.BLIND]
+        names = rules[0].channels if rules else None
+        postings = [outbox.posting(entry, names) for entry in entries]
+        call = outbox.post(self.plan.dialect.name, self._lease.epoch, {}, postings)
+        try:
+            if not self._lease.valid():
+                raise StoreError("the lease lapsed")
+            await self._redis.run([call], "alerts")
+        except Fenced:
+            raise
+        except StoreError:
+            for posting in postings:
+                self._delivery.direct(posting)
+        else:
+            self._delivery.wake()
+
+    async def _draw(self, alert: Alert) -> bytes | None:
+        """The chart of an alert, up to the newest candle."""
+        from livermore.adapters import chart  # only who sends pictures needs what draws them
+
+        series = Series(alert.source_exchange_id, alert.symbol, alert.timeframe)
+        reply = await self._redis.one(*store.whole(series))
+
+        def work() -> bytes | None:
+            known = chart.stored(series, reply, BARS)
+            return chart.draw_png(known.candles, known.readings) if known.candles else None
+
+        return await trio.to_thread.run_sync(work, limiter=self._drawing)
 
     async def give_back(self) -> None:
         """Leave the exchange to whoever comes next; also while this is cancelled."""
@@ -256,6 +320,7 @@ class Feed:
             price=lambda symbol: writer.prices.get(symbol),  # noqa: PLW0108 - as those below
             verify=lambda one, open_time: verification.first(one, open_time),  # noqa: PLW0108
             say=lambda event, fields: self.journal.info(event, **fields),
+            posted=self._delivery.wake,
         )  # fmt: skip
         readings = Readings(self._redis, self._lease, self._chance, alerting)
         writer = Writer(
@@ -278,6 +343,7 @@ class Feed:
             incident=self._report_incident,
         )  # fmt: skip
         self.report.writer, self.report.readings, self.report.repairs = writer, readings, repairs
+        self.report.alerting = alerting
         self._series = series
         self._repairs = repairs
         self._make_trackers()

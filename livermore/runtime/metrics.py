@@ -178,6 +178,20 @@ def _tell(exchange: str, source: Source, families: _Families) -> None:
     if (readings := report.readings) is not None:
         counter("readings", "Readings published.", readings.work.published)
 
+    # -- alerts
+    if (alerting := report.alerting) is not None:
+        counter("alerts", "Alerts put into the outbox.", alerting.fired)
+        counter("alerts_withdrawn", "Alerts that a correction unmade.", alerting.withdrawn)
+        gauge("alerts_held", "Series whose alerts wait for REST.", len(alerting.held))
+    if (delivery := report.delivery) is not None:
+        for name, figures in delivery.figures.items():
+            counter("messages_sent", "Entries of the outbox sent.", figures.sent, channel=name)
+            counter("messages_failed", "Tries that failed.", figures.failed, channel=name)
+            counter(
+                "messages_dropped", "Entries that were never sent.", figures.dropped, channel=name
+            )
+            gauge("messages_pending", "Entries that wait.", figures.pending, channel=name)
+
     # -- REST
     if (repairs := report.repairs) is not None:
         progress = repairs.progress

@@ -393,7 +393,6 @@ class Readings:
                 self._unpublished.setdefault(one, []).append(
                     _Text(b'%b,"version":%d}' % (text[:-1], head.version))
                 )
-                head.shown = candle.open_time
             if told is not None and self._alerting is not None:
                 self._alerting.follow(one, candle, reading)
 
@@ -614,6 +613,7 @@ class Readings:
             self._corrected[found.series] = head.version
             # The EMAs forget slowly: what changed nothing in the newest one changed nothing nearby.
             same = not head.untold and course.state(len(course) - 1) == found.before
+            head.untold = True
             if same and newest - corrected < NEAR * length:
                 wanted.add(corrected)
             else:
@@ -683,6 +683,8 @@ class Readings:
             texts = self._unpublished.get(series, [])
             if one in texts:
                 texts.remove(one)
+            head = self._heads[series]
+            head.shown = max(head.shown, _time_of(one.text))
             if not texts:
                 self._unpublished.pop(series, None)
         if failed or self._foreign:
@@ -691,7 +693,6 @@ class Readings:
                 if len(texts) > 1 and series not in self._foreign:
                     self._stale.add(series)
                     self._corrected.pop(series, None)
-                    self._heads[series].untold = True
                 del texts[:-1]
         self.work.published += sum(1 for reply in replies if reply == 1)
         if failed:

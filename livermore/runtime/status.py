@@ -14,8 +14,10 @@ from livermore import __version__
 from livermore.adapters import store
 from livermore.market.timeframe import iso
 from livermore.market.tracker import Tracker
+from livermore.runtime.alerting import Alerting
 from livermore.runtime.condition import Condition, soon
 from livermore.runtime.connection import Health, State
+from livermore.runtime.delivery import Delivery
 from livermore.runtime.liveness import Liveness
 from livermore.runtime.readings import Readings
 from livermore.runtime.repairs import DEEPER, HISTORY, Repairs
@@ -67,6 +69,8 @@ class Report:
     repairs: Repairs | None = None
     liveness: Liveness | None = None
     verification: Verification | None = None
+    alerting: Alerting | None = None
+    delivery: Delivery | None = None
     lost: str = ""
     """Why the feed broke off, where it did; it starts again at ``again_at`` (monotonic)."""
     again_at: float = 0.0
@@ -354,6 +358,9 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
             "banned": {"until": ban.until, "why": ban.why} if (ban := budget.banned) else None,
         }
         if budget
+        else None,
+        "alerts": {name: attrs.asdict(one) for name, one in report.delivery.figures.items()}
+        if report.delivery
         else None,
         "reconnects": sum(health.reconnects for health in report.healths),
         "pending": writer.waiting() if writer else 0,

@@ -44,7 +44,6 @@ from livermore.signals.state import (
     States,
 )
 
-
 _WEIGHTS = np.array([[2 / (FAST + 1)], [2 / (SLOW + 1)]])
 """Of the newest close in the two EMAs."""
 
@@ -205,7 +204,7 @@ def _step(
     # With nine MACD-V values behind it, no average of a series is at its beginning.
     young = np.count_nonzero(values < SMOOTH) > 0
 
-    both = floats[1:3]
+    both = floats[1:3]  # ema12 and ema26
     both += (close - both) * _WEIGHTS
     if young:  # one sum serves both seeds: their first closes are the same
         close_sum += np.where(count <= SLOW, close, 0.0)

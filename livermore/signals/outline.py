@@ -129,7 +129,7 @@ def price_ticks(scale: Scale, most: int) -> list[tuple[float, str]]:
     raw = (scale.high - scale.low) / max(1, most)
     power = math.floor(math.log10(raw))
     step = next(n for n in (1, 2, 5, 10) if n * 10.0**power >= raw * (1 - 1e-9))
-    unit = Decimal(10) ** power * step
+    unit = Decimal(step).scaleb(power) if step < 10 else Decimal(1).scaleb(power + 1)
     k = math.ceil(Decimal(scale.low) / unit)
     ticks = []
     while k * unit <= Decimal(scale.high):

@@ -21,7 +21,7 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -181,7 +181,7 @@ class Memory(msgspec.Struct, array_like=True):
     """Told, rewound, and not evaluated again yet."""
 
 
-class _Match(NamedTuple):
+class _Match(msgspec.Struct, frozen=True, gc=False):
     direction: Direction
     mark: Mark
     strength: float
@@ -228,8 +228,7 @@ def evaluate(
         point = points[i]
         macdv = point.macdv
         if busy or (macdv is not None and not -quiet <= macdv <= quiet):
-            before = points[i - 1] if i else previous
-            steps = _look(rules, memory, points, i, before, tf_ms)
+            steps = _look(rules, memory, points, i, previous, tf_ms)
             if steps is None:
                 return Outcome(fired, unmade, point.open_time)
             _settle(memory, point, steps, tf_ms, fired, unmade)
@@ -309,21 +308,18 @@ def _look(
     memory: Memory,
     points: Sequence[Point],
     i: int,
-    before: Point | None,
+    previous: Point | None,
     tf_ms: int,
 ) -> list[_Step] | None:
-    """What each rule comes to at one point: new ``up`` and ``down``, the alert; None is to wait.
-
-    ``before`` is the newest known point before it.
-    """
+    """What each rule comes to at one point: new ``up`` and ``down``, the alert; None is to wait."""
     point = points[i]
     time = point.open_time
     steps: list[_Step] = []
     if point.macdv is None:
         return steps
-    last = None
-    if before is not None and before.open_time == time - tf_ms and before.macdv is not None:
-        last = before
+    last = points[i - 1] if i else previous
+    if last is not None and (last.open_time != time - tf_ms or last.macdv is None):
+        last = None
     value = None if last is None else last.macdv
     for rule in rules:
         track = memory.tracks[rule.name]
@@ -335,9 +331,8 @@ def _look(
         elif rule.kind is Kind.STAGE:
             match = _stage(rule, point, last)
         elif rule.kind is Kind.MOVE:
-            base = points[i - rule.candles] if rule.candles <= i else None
-            if rule.candles == i + 1:
-                base = before if i == 0 else None
+            back = i - rule.candles
+            base = points[back] if back >= 0 else previous if back == -1 else None
             # Slots ascend: with both ends in their places, all between hold a candle.
             if base is not None and base.open_time == time - rule.candles * tf_ms:
                 match = _move(rule, point.close, base.close)
@@ -401,10 +396,11 @@ def _settle(
                 )
             )
         _remember(memory, alerted)
-        # A cooldown looks back from as far as can be rewound.
-        oldest = time - (KEPT + max(rule.cooldown for rule, *_ in steps)) * tf_ms
-        while memory.alerted[0].open_time < oldest:
-            del memory.alerted[0]
+        if memory.alerted[0].open_time < time - KEPT * tf_ms:
+            # A cooldown looks back from as far as can be rewound.
+            oldest = time - (KEPT + max(rule.cooldown for rule, *_ in steps)) * tf_ms
+            while memory.alerted[0].open_time < oldest:
+                del memory.alerted[0]
     if memory.doubted:
         for known in [one for one in memory.doubted if one.open_time <= time]:
             memory.doubted.remove(known)
@@ -436,7 +432,7 @@ def _cooling(rule: Rule, memory: Memory, time: int, match: _Match, tf_ms: int) -
     for one in reversed(memory.alerted):
         if one.open_time < oldest:
             break
-        if one.rule == rule.name and one.open_time < time and one.fate is not Fate.WITHDRAWN:
+        if one.rule == rule.name and one.fate is not Fate.WITHDRAWN:
             if isinstance(one.mark, str) and isinstance(match.mark, str):
                 if one.mark.split()[-1] == match.mark.split()[-1]:  # into the same stage
                     return True
@@ -459,12 +455,12 @@ def _level(
     level = _largest(rule, abs(macdv), 0)
     if not level or (last if macdv > 0 else -last) > level:
         return up, down, None
+    if level <= (up if macdv > 0 else down):
+        return up, down, None  # it is not armed
     strength = abs(macdv) - level
     if macdv > 0:
-        match = _Match("up", level, strength, f"crossed above {level:.10g}")
-        return max(up, level), down, match if level > up else None
-    match = _Match("down", level, strength, f"crossed below -{level:.10g}")
-    return up, max(down, level), match if level > down else None
+        return level, down, _Match("up", level, strength, f"crossed above {level:.10g}")
+    return up, level, _Match("down", level, strength, f"crossed below -{level:.10g}")
 
 
 def _largest(rule: Rule, value: float, inward: int) -> float:
@@ -510,7 +506,7 @@ def _move(rule: Rule, close: float, base: float) -> _Match | None:
     if abs(moved) < rule.percent:
         return None
     shown = f"{abs(moved):.1f}" if abs(moved) >= 1 else f"{abs(moved):.2g}"
-    candles = "candle" if rule.candles == 1 else f"{rule.candles} candles"
+    candles = "one candle" if rule.candles == 1 else f"{rule.candles} candles"
     return _Match(
         "up" if moved > 0 else "down",
         None,

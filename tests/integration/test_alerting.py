@@ -186,6 +186,8 @@ async def test_what_closed_during_an_outage_is_told_late_and_says_whether_it_hol
         assert alert.late == (alert.close_time < other.now - 120_000)
         assert alert.latency == other.now - alert.close_time
         if alert.late and alert.kind == "level":
+            assert newest is not None
+            assert alert.level is not None
             beyond = newest > alert.level if alert.direction == "up" else newest < -alert.level
             assert alert.holds == beyond
     assert any(alert.late for alert in found)

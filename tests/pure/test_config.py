@@ -15,6 +15,7 @@ from livermore.config import (
     DEFAULT_TOP,
     RESERVED,
     Settings,
+    channel_variables,
     default_state_dir,
     load,
     manager,
@@ -406,7 +407,7 @@ FILE_VALUES = st.recursive(
 )
 
 
-FLAGS = sorted(Settings.__annotations__.keys() - {"symbols_by"})
+FLAGS = sorted(Settings.__annotations__.keys() - {"symbols_by", "alerts", "channels"})
 
 
 @given(st.dictionaries(st.sampled_from(FLAGS), FILE_VALUES, max_size=4))
@@ -422,3 +423,215 @@ def test_what_starts_the_tests_sets_nothing_that_looks_like_a_setting():
     known = {f"LIVERMORE_{name.upper()}" for name in Settings.__annotations__} | RESERVED
     for path in (checkout / "noxfile.py", *(checkout / "scripts").glob("*.py")):
         assert set(re.findall(r"LIVERMORE_[A-Z_]+", path.read_text())) <= known, path
+
+
+# -- channels ---------------------------------------------------------------------------------
+
+
+def test_without_a_word_of_it_alerts_go_to_the_log():
+    assert [(one.name, one.kind) for one in loaded().channels] == [("log", "log")]
+
+
+def test_channels_are_tables_of_the_file(room: Path):
+    write(
+        room,
+        """
+        [[channels]]
+        name = "desk"
+        kind = "discord"
+        url_env = "DESK_URL"
+        [[channels]]
+        kind = "log"
+        [[channels]]
+        name = "robot"
+        kind = "webhook"
+        url = "https://robot.example/in"
+        secret_env = "ROBOT_SECRET"
+        [[channels]]
+        name = "phone"
+        kind = "apprise"
+        url_env = "PHONE_URL"
+        """,
+    )
+    channels = loaded(cwd=room).channels
+    assert [(one.name, one.kind, one.url) for one in channels] == [
+        ("desk", "discord", None),
+        ("log", "log", None),
+        ("robot", "webhook", "https://robot.example/in"),
+        ("phone", "apprise", None),
+    ]
+    assert [one.variables for one in channels] == [
+        ("DESK_URL",),
+        (),
+        ("ROBOT_SECRET",),
+        ("PHONE_URL",),
+    ]
+    environ = {"DESK_URL": "a", "PHONE_URL": "b", "OTHER": "c"}
+    assert channel_variables(channels, environ) == {"DESK_URL": "a", "PHONE_URL": "b"}
+
+
+def test_no_channel_at_all_can_be_wanted(room: Path):
+    write(room, "channels = []")
+    assert loaded(cwd=room).channels == ()
+
+
+SECRET = "https://discord.com/api/webhooks/42/tOkEn"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('name = "desk"', "channels 1 (desk) in .*: kind is missing: one of apprise, discord"),
+        ('kind = "discrod"', "no kind 'discrod': did you mean discord?"),
+        (f'kind = "{SECRET}"', "no kind that"),
+        ("kind = 3", "no kind that"),
+        (f'kind = "discord"\nurl = "{SECRET}"', "this URL is a secret: .* url_env"),
+        (f'kind = "discord"\nurl_env = "{SECRET}"', "url_env wants the name of an environment"),
+        ('kind = "discord"\nurl_env = "desk tOkEn"', "in capitals, such as DESK_URL"),
+        ('kind = "discord"\nurl_env = 3', "url_env wants the name"),
+        ('kind = "discord"', "url_env is missing"),
+        ('kind = "discord"\nurl_env = "LIVERMORE_URL"', "choose another"),
+        ('kind = "discord"\nurl_env = "A"\nsecret_env = "B"', "unknown key 'secret_env'"),
+        ('kind = "log"\nurl_env = "A"', "unknown key 'url_env'"),
+        ('kind = "discord"\nurlenv = "A"', "unknown key 'urlenv': did you mean url_env?"),
+        (f'kind = "webhook"\nurl_env = "A"\nsecret = "{SECRET}"', "did you mean secret_env?"),
+        ('kind = "webhook"\nurl_env = "A"', "secret_env is missing"),
+        ('kind = "webhook"\nsecret_env = "A"', "either url or url_env"),
+        (
+            'kind = "webhook"\nsecret_env = "A"\nurl_env = "B"\nurl = "https://a"',
+            "either url or url_env",
+        ),
+        ('kind = "webhook"\nsecret_env = "A"\nurl = "http://a.example/tOkEn"', "write https://"),
+        ('kind = "webhook"\nsecret_env = "A"\nurl = "https://me:tOkEn@a/"', "user or a password"),
+        ('kind = "webhook"\nsecret_env = "A"\nurl = "tOkEn"', "not a URL"),
+        ('kind = "webhook"\nsecret_env = "A"\nurl = 3', "a URL is wanted"),
+        ('kind = "log"\nname = "a b"', "name: up to 40 letters"),
+        (f'kind = "log"\nname = "{SECRET}"', "name: up to 40 letters"),
+        ('kind = "log"\nname = 3', "name: up to 40 letters"),
+        ('kind = "log"\n[[channels]]\nkind = "log"', "channels 2 (log) in .*: another channel"),
+    ],
+)
+def test_a_channel_that_is_wrong_is_told_by_its_place_and_never_quoted(
+    room: Path, table: str, said: str
+):
+    write(room, f"[[channels]]\n{table}")
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(cwd=room)
+    text = str(caught.value)
+    assert re.search(said.replace("(", r"\(").replace(")", r"\)").replace("?", r"\?"), text), text
+    assert re.match(r"channels [12]( \(\w+\))? in .*livermore\.toml: ", text), text
+    assert "tOkEn" not in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("text", ["[channels]\nkind = 'log'", "channels = 'log'", "channels = [1]"])
+def test_channels_that_are_no_tables_are_told_how_to_be_written(room: Path, text: str):
+    write(room, text)
+    with pytest.raises(ConfigurationError, match=r"write \[\[channels\]\]"):
+        loaded(cwd=room)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/x", "http://localhost/x", "http://[::1]/x"])
+def test_plain_http_reaches_this_machine_only(room: Path, url: str):
+    write(room, f'[[channels]]\nkind = "webhook"\nsecret_env = "A"\nurl = "{url}"')
+    assert loaded(cwd=room).channels[0].url == url
+
+
+def test_channels_are_not_read_from_the_environment():
+    with pytest.raises(ConfigurationError, match=r"LIVERMORE_CHANNELS: channels are tables"):
+        loaded(environ={"LIVERMORE_CHANNELS": "log"})
+
+
+def test_the_repr_of_settings_holds_no_address_of_a_channel(room: Path):
+    write(room, '[[channels]]\nkind = "webhook"\nsecret_env = "A"\nurl = "https://a/tOkEn"')
+    assert "tOkEn" not in repr(loaded(cwd=room))
+
+
+# -- alert rules --------------------------------------------------------------------------------
+
+
+def test_without_tables_the_default_rules_alert():
+    assert [rule.name for rule in loaded().alerts] == ["level", "reversal", "blind"]
+
+
+def test_the_rules_of_the_file_take_the_place_of_the_default_ones_save_for_the_blind(room: Path):
+    write(
+        room,
+        """
+        [[alerts]]
+        rule = "level"
+        name = "big"
+        symbols = ["btc/usd", "BTC-USD"]
+        timeframes = ["1h"]
+        levels = [200]
+        [[alerts]]
+        rule = "move"
+        percent = 3.0
+        candles = 12
+        enabled = false
+        """,
+    )
+    big, blind = loaded(cwd=room).alerts
+    assert (big.name, big.symbols, big.levels) == ("big", ("BTC-USD",), (200.0,))
+    assert blind.kind == "blind"
+    write(room, "alerts = []")
+    assert [rule.name for rule in loaded(cwd=room).alerts] == ["blind"]
+
+
+def test_only_a_table_switches_the_blind_rule_off(room: Path):
+    write(room, '[[alerts]]\nrule = "blind"\nenabled = false\n[[alerts]]\nrule = "level"')
+    assert [rule.name for rule in loaded(cwd=room).alerts] == ["level"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('alerts = "level"', "alerts in {path}: write [[alerts]], one table for each rule"),
+        ('[alerts]\nrule = "level"', "alerts in {path}: write [[alerts]]"),
+        ("[[alerts]]", "alerts 1 in {path}: rule is missing: use one of level, reversal"),
+        ('[[alerts]]\nrule = "levels"', "alerts 1 (levels) in {path}: rule: unknown 'levels': did"),
+        (
+            '[[alerts]]\nrule = "level"\n[[alerts]]\nrule = "move"\nname = "m"\ncandels = 3',
+            "alerts 2 (m) in {path}: unknown key 'candels': did you mean candles?",
+        ),
+        (
+            '[[alerts]]\nrule = "level"\n[[alerts]]\nrule = "level"',
+            "alerts 2 (level) in {path}: another rule is called level",
+        ),
+        (
+            '[[alerts]]\nrule = "blind"\n[[alerts]]\nrule = "blind"\nname = "b"',
+            "alerts 2 (b) in {path}: there is a blind rule already",
+        ),
+        (
+            '[[alerts]]\nrule = "level"\nsymbols = ["BTCUSD"]',
+            "alerts 1 (level) in {path}: symbols: 'BTCUSD' is not a symbol: write BASE-QUOTE",
+        ),
+        (
+            '[[alerts]]\nrule = "level"\n[[alerts]]\nrule = "reversal"\nchannels = ["logs"]',
+            "alerts 2 (reversal) in {path}: channels: no channel is called 'logs': did you mean log"
+            "? (log)",
+        ),
+    ],
+)
+def test_a_wrong_rule_is_one_line_that_names_file_and_table(room: Path, text: str, words: str):
+    path = write(room, text)
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(cwd=room)
+    assert str(caught.value).startswith(words.format(path=path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rule_may_name_a_channel_that_is_configured(room: Path):
+    write(
+        room,
+        '[[alerts]]\nrule = "level"\nchannels = ["mine"]\n'
+        '[[channels]]\nname = "mine"\nkind = "log"',
+    )
+    assert loaded(cwd=room).alerts[0].channels == ("mine",)
+
+
+@pytest.mark.parametrize("name", ["LIVERMORE_ALERTS", "LIVERMORE_alerts"])
+@pytest.mark.parametrize("value", ["level", ""])
+def test_rules_in_the_environment_are_sent_to_the_file(name: str, value: str):
+    with pytest.raises(ConfigurationError, match=r"alerts are tables, .* livermore\.toml"):
+        loaded(environ={name: value})

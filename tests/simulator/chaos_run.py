@@ -30,25 +30,34 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 import redis
 import trio
 
 from livermore import daemon
-from livermore.adapters import http, store
+from livermore.adapters import http, outbox, store
 from livermore.adapters import redis as adapter
 from livermore.adapters.valkey import valkey_binary
 from livermore.config import Settings
-from livermore.errors import LivermoreError, StoreError
-from livermore.market.candle import Candle, Series, same_volume
+from livermore.errors import LivermoreError, MalformedMessage, StoreError
+from livermore.market.candle import Candle, Evidence, Series, same_volume
+from livermore.market.candle import Kind as CandleKind
 from livermore.market.gap import Outcome, decode_gap
 from livermore.market.history import window
 from livermore.market.timeframe import Timeframe, iso
 from livermore.runtime import lease
+from livermore.runtime.alerting import claim
 from livermore.runtime.feed import Feed
+from livermore.signals.alert import Alert, Withdrawal
+from livermore.signals.anchor import Start
+from livermore.signals.course import readings_along
+from livermore.signals.reading import Reading
+from livermore.signals.rules import Fate, decode_memory
 from livermore.simulator import Simulator, SimulatorSettings, chaos
 from livermore.simulator import serve as simulate
 from livermore.simulator.chaos import Disturbance, Schedule
 from livermore.simulator.trades import NS
+from tests import alert_judge
 from tests.servers import RedisServer, server_room
 from tests.simulator.whole_daemon import EXCHANGE, START, check, ledger
 
@@ -425,7 +434,6 @@ def judge_life(life: Life, number: int) -> Iterator[str]:
     """Announcements: complete, one for each revision, in their order, as stored."""
     told: dict[tuple[Series, int], list[dict[str, Any]]] = defaultdict(list)
     readings: dict[str, str] = {}
-    moments: dict[str, int] = {}
     for line in life.published:
         channel, _, text = line.decode().partition(" ")
         if ":candle:" in channel:
@@ -442,9 +450,6 @@ def judge_life(life: Life, number: int) -> Iterator[str]:
             if readings.get(channel) == same:
                 yield f"life {number}: a reading was announced twice: {text[:200]}"
             readings[channel] = same
-            if message["open_time"] < moments.get(channel, 0):
-                yield f"life {number}: a reading went back: {text[:200]}"
-            moments[channel] = message["open_time"]
     for series, members in life.members.items():
         candles, damaged = store.decode_candles(series, members)
         if damaged:
@@ -474,6 +479,94 @@ def _of_candle(candle: Candle, cursor: int | None, heard: list[dict[str, Any]]) 
     if heard and heard[-1]["kind"] != candle.kind.value:
         return f"announced {heard[-1]['kind']}, stored {candle.kind.value}"
     return ""
+
+
+def told_readings(life: Life) -> dict[Series, dict[int, Reading]]:
+    """The last reading that was announced of each candle."""
+    found: dict[Series, dict[int, Reading]] = defaultdict(dict)
+    for line in life.published:
+        channel, _, text = line.partition(b" ")
+        if b":indicator:" in channel:
+            one = msgspec.json.decode(text, type=Reading)
+            found[Series(EXCHANGE, one.symbol, one.timeframe)][one.open_time] = one
+    return found
+
+
+def judge_readings(life: Life) -> Iterator[str]:
+    """What was announced last of each candle is what the candles, as they are now, make of it.
+
+    Of what is stored silently nothing need be announced; what was is held to the same.
+    """
+    told = told_readings(life)
+    for series, members in life.members.items():
+        candles, _ = store.decode_candles(series, members)
+        if not candles or len(candles) >= store.KEEP:
+            continue  # its anchor is gone
+        cursor = life.cursors[series]
+        for wanted in readings_along(Start(None, candles), len(candles)):
+            heard = told[series].get(wanted.open_time)
+            if heard is None:
+                if cursor is not None and wanted.open_time > cursor:
+                    yield f"no reading of {series} {iso(wanted.open_time)} was announced"
+                continue
+            if cursor is not None and wanted.open_time <= cursor and heard.count != wanted.count:
+                continue  # the newest of a history that was deepened since
+            # A change of volume alone is a revision of the candle, and of no reading.
+            if (heard.withheld, heard.count, heard.stage) != (
+                wanted.withheld, wanted.count, wanted.stage
+            ) or abs((heard.macdv or 0) - (wanted.macdv or 0)) > 1e-9:  # fmt: skip
+                yield f"{series} {iso(wanted.open_time)}: announced {heard}, should be {wanted}"
+
+
+def judge_alerts(client: adapter.Client, life: Life, lives: int) -> Iterator[str]:
+    """The alerts that stand are those that the rules' text demands of the stored candles."""
+    entries = list(outbox.rows(client.one(*outbox.after(EXCHANGE, "0-0", 10_000))))
+    standing: Counter[str] = Counter()
+    for row in entries:
+        if isinstance(row, MalformedMessage):
+            yield str(row)
+        elif isinstance(row.entry, Alert):
+            standing[row.claim] += 1
+        elif isinstance(row.entry, Withdrawal):
+            standing[outbox.claim_of(row.entry.alert)] -= 1
+    if twice := [claim for claim, count in standing.items() if count not in (0, 1)]:
+        yield f"told or withdrawn twice: {twice}"
+    remembered: set[str] = set()
+    for series, members in life.members.items():
+        candles, _ = store.decode_candles(series, members)
+        [text] = client.one(*outbox.read_memories(EXCHANGE, [outbox.memory_field(series)]))
+        if not candles or len(candles) >= store.KEEP:
+            continue
+        if text is None:
+            yield f"nothing is remembered of {series}"
+            continue
+        memory = decode_memory(text)
+        if memory.cursor != candles[-1].open_time or memory.doubted:
+            yield f"{series}: evaluated up to {iso(memory.cursor)}, doubts {memory.doubted}"
+        rows = [
+            alert_judge.Row(
+                one.open_time, one.macdv, one.histogram, one.observed,
+                candle.kind is CandleKind.EMPTY and candle.evidence is Evidence.ASSUMED,
+            )
+            for one, candle in zip(
+                readings_along(Start(None, candles), len(candles)), candles, strict=True
+            )
+        ]  # fmt: skip
+        since = {memory.tracks[name].since for name in ("level", "reversal")}
+        wanted = alert_judge.alerts_of(rows, series.timeframe.ms, min(since))
+        found = [one for one in memory.alerted if one.fate is Fate.STANDS]
+        of = sorted((one.rule, one.open_time, one.direction, one.level) for one in found)
+        if len(since) > 1 or of != sorted(tuple(one) for one in wanted):
+            yield f"alerts of {series}: {of}, should be {sorted(wanted)}"
+        remembered.update(claim(series, one) for one in found)
+    told = {text for text, count in standing.items() if count > 0}
+    followed = {str(series) for series, some in life.members.items() if len(some) < store.KEEP}
+    for text in told - remembered:
+        _, _, symbol, timeframe, _ = text.split("|")
+        if f"{symbol} {timeframe}" in followed:
+            yield f"{text} was told, does not stand and was not withdrawn"
+    if lives == 1 and remembered - told:
+        yield f"stand and were not told: {remembered - told}"
 
 
 def judge_ledger(client: adapter.Client, life: Life) -> Iterator[str]:
@@ -608,6 +701,8 @@ def _judge(run: Run, until: int) -> list[str]:
     client = adapter.Client(run.server.url)
     try:
         problems += judge_ledger(client, run.lives[-1])
+        problems += judge_readings(run.lives[-1])
+        problems += judge_alerts(client, run.lives[-1], len(run.lives))
         url = run.simulator.control_url
         result = check(client, url, EXCHANGE, run.settings.symbols or (), until)
         for difference in result.pop("wrong"):
@@ -632,6 +727,7 @@ def _counts(run: Run, log: Log) -> dict[str, Any]:
         **run.checked,
         "closes": closes,
         "corrections": corrections,
+        "alerts": sum(channel.startswith(b"channel:alerts:") for channel in told),
         "samples": dict(run.samples),
         "connections": stats.connections_total,
         "ended": len(run.ended),

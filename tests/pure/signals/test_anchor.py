@@ -56,3 +56,9 @@ def test_states_that_are_damaged_or_of_another_candle_are_of_no_use(after: bytes
     begun = begin(CANDLES[10:], after=after)
     assert (begun.state, begun.candles) == (None, CANDLES[10:])
     assert begun.lost
+
+
+def test_states_around_another_candle_than_the_one_at_the_edge_are_of_no_use():
+    begun = start_of(CANDLES[10:], EDGE, ALONG.to_json(10), ALONG.to_json(9))
+    assert begun.state is None
+    assert begun.lost

@@ -48,7 +48,7 @@ def market(
         if candles and random.random() < empties:
             candles.append(empty(BTC, time, price, evidence, time))
             continue
-        opened, price = price, price * math.exp(random.gauss(0, 0.01))
+        opened, price = (price * math.exp(random.gauss(0, 0.01)) for _ in range(2))
         high, low = max(opened, price) * 1.002, min(opened, price) * 0.997
         candles.append(
             Candle(BTC, time, opened, high, low, price, 1.0, Kind.TRADED, evidence, time)
@@ -177,6 +177,13 @@ def test_seeds_from_before_the_edge_are_carried_and_those_across_it_say_so():
     assert all(seed.carried for seed in newest(candles, resumed(candles, 60)).seeds)
 
 
+def test_the_first_range_lies_before_the_edge_also_when_nothing_traded_right_behind_it():
+    candles = market(80)
+    candles[1] = empty(BTC, candles[1].open_time, candles[0].close, Evidence.REST, 0)
+    atr26 = newest(candles, resumed(candles, 1)).seeds[2]
+    assert (atr26.term, atr26.first, atr26.last) == ("atr26", None, candles[26].open_time)
+
+
 # -- what is uncertain ------------------------------------------------------------------------
 
 
@@ -192,6 +199,8 @@ def test_missing_slots_count_within_the_last_150_and_no_further():
         assert list(told.missing) == ([T0 + slot * HOUR] if counts else [])
         assert (told.reading.withheld is not None) is counts
         assert any("missing" in text for text in told.uncertain) is counts
+    told = newest(market(n, missing=[last - 151, last - 150, last - 149]))
+    assert list(told.missing) == [T0 + (last - 150) * HOUR, T0 + (last - 149) * HOUR]
     told = newest(market(n, missing=[300, 301, 305]))
     assert list(told.missing) == [T0 + slot * HOUR for slot in (300, 301, 305)]
     assert f"3 slots are missing within the last 150: {iso(T0 + 305 * HOUR)}" in " ".join(

@@ -49,7 +49,7 @@ def one_by_one(name: str) -> tuple[list[Reading], dict[str, list[Any]]]:
     """The reading and the terms after each candle of a case."""
     states, row = States.fresh(1), np.zeros(1, np.int64)
     shown: list[Reading] = []
-    terms: dict[str, list[Any]] = {column: [] for column in NUMBERS}
+    terms: dict[str, list[Any]] = {column: [] for column in (*NUMBERS, "cross")}
     open_time, high, low, close, empty = columns(name)
     for i in range(len(empty)):
         at = slice(i, i + 1)
@@ -57,6 +57,7 @@ def one_by_one(name: str) -> tuple[list[Reading], dict[str, list[Any]]]:
         state = states.state(0)
         for column in NUMBERS[:-1]:
             terms[column].append(getattr(state, column))
+        terms["cross"].append(state.cross)
         v, s = state.macdv, state.signal
         terms["histogram"].append(None if v is None or s is None else v - s)
         ((reading, _),) = build_readings(
@@ -72,6 +73,7 @@ def test_one_candle_at_a_time_gives_the_published_numbers(name):
     expected = CASES[name]["expected"]
     for column in NUMBERS:
         assert astray(terms[column], expected[column], column) == [], column
+    assert terms["cross"] == expected["cross"]
     assert [reading.withheld is not None for reading in shown] == list(
         map(bool, expected["withheld"])
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livermore.market.timeframe import Timeframe
-from livermore.signals.alert import Alert, Beside, Blindness, Recovery, Withdrawal
+from livermore.signals.alert import Alert, Beside, Blindness, Entry, Recovery, Withdrawal
 from livermore.signals.message import (
     Colour,
     Message,
@@ -244,7 +244,8 @@ def test_directions_that_differ_have_no_colour_of_either():
 
 
 def test_none_at_all_and_blindness_among_alerts_are_no_message():
-    for entries in ([], [alert(), BLIND], [BLIND, BLIND]):
+    wrong: list[list[Entry]] = [[], [alert(), BLIND], [BLIND, BLIND]]
+    for entries in wrong:
         with pytest.raises(ValueError, match="several entries"):
             message_of(entries)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from datetime import UTC, datetime
 
 import attrs
+import numpy as np
 import pytest
 
 from livermore.market.candle import Candle, Evidence, Kind, Series, empty
@@ -38,7 +40,7 @@ def wave(count: int, series: Series = BTC, start: int = START) -> list[Candle]:
             series, start + k * series.timeframe.ms, a, max(a, b) + 0.5, min(a, b) - 0.5, b,
             2.0 + k % 5, Kind.TRADED, Evidence.REST,
         )
-        for k, (a, b) in enumerate(zip(closes, closes[1:], strict=False))
+        for k, (a, b) in enumerate(itertools.pairwise(closes))
     ]  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def test_empty_and_unconfirmed_candles_are_known():
     ("low", "high", "most", "labels"),
     [
         (53_200.0, 56_900.0, 4, ["54,000", "55,000", "56,000"]),
-        (0.0000482, 0.0000485, 3, ["0.0000482", "0.0000483", "0.0000484", "0.0000485"]),
+        (0.0000482, 0.00004849, 3, ["0.0000482", "0.0000483", "0.0000484"]),
         (99.97, 100.04, 4, ["99.98", "100.00", "100.02", "100.04"]),
     ],
 )
@@ -159,8 +161,8 @@ def test_prices_on_the_axis_lie_within_it():
     ("timeframe", "bars", "labels"),
     [
         (Timeframe.M5, 60, ["20:00", "21:00", "22:00", "23:00", "2 Mar"]),
-        (Timeframe.H1, 60, ["12:00", "28 Feb", "12:00", "1 Mar", "12:00", "2 Mar"]),
-        (Timeframe.D1, 60, ["8 Jan", "18 Jan", "28 Jan", "7 Feb", "17 Feb", "27 Feb"]),
+        (Timeframe.H1, 60, ["28 Feb", "12:00", "1 Mar", "12:00", "2 Mar"]),
+        (Timeframe.D1, 60, ["7 Jan", "17 Jan", "27 Jan", "6 Feb", "16 Feb", "26 Feb"]),
         (Timeframe.D1, 900, ["Mar 2024", "Oct 2024", "Apr 2025", "Nov 2025"]),
     ],
 )
@@ -208,7 +210,7 @@ def test_the_state_after_each_candle_builds_the_last_reading():
     last = states_along(Start(None, candles)).state(119)
     (built, _), *_ = build_readings(
         States.of([last]),
-        [0],  # type: ignore[arg-type]
+        np.array([0]),
         exchange="coinbase",
         epoch=0,
         symbols=["BTC-USD"],
@@ -216,6 +218,14 @@ def test_the_state_after_each_candle_builds_the_last_reading():
         revisions=[0],
     )
     assert readings_along(Start(None, candles), 1) == [built]
+
+
+def test_empty_candles_enter_the_readings_as_empty():
+    candles = wave(300)
+    for k in (100, 200, 299):
+        candles[k] = empty(BTC, candles[k].open_time, candles[k - 1].close, Evidence.REST, 0)
+    (reading,) = readings_along(Start(None, candles), 1)
+    assert (reading.count, reading.observed, reading.empty) == (300, 297, 3)
 
 
 def test_no_candles_have_no_readings():

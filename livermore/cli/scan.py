@@ -1,0 +1,175 @@
+"""``livermore scan``: symbols whose MACD-V is close to a level."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import attrs
+import typer
+
+from livermore.cli import latest, options, output, store, times
+from livermore.cli.latest import Latest
+from livermore.cli.options import Exchange, Json, Place, TimeframeName, placed
+from livermore.errors import UsageError
+
+if TYPE_CHECKING:
+    from livermore.signals.reading import Reading
+
+
+@attrs.frozen
+class Near:
+    """A reading close to ``level``, which has its sign."""
+
+    found: Latest
+    reading: Reading
+    macdv: float
+    level: float
+
+    @property
+    def distance(self) -> float:
+        """Points from the level: positive beyond it, seen from zero."""
+        return abs(self.macdv) - abs(self.level)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "scan",
+        epilog="Example: `livermore scan`, `livermore scan --near 150,200 --within 5`, "
+        "`livermore scan --timeframe 4h --json`.",
+    )(placed(scan))
+
+
+def scan(
+    place: Place,
+    near: Annotated[
+        str, typer.Option(metavar="LEVELS", help="Levels of MACD-V, meant with both signs.")
+    ] = "150",
+    within: Annotated[float, typer.Option(metavar="POINTS", help="How close is close.")] = 10,
+    timeframe: TimeframeName = None,
+    exchange: Exchange = "coinbase",
+    json: Json = False,
+) -> int:
+    """List the symbols whose MACD-V is close to a level, nearest first."""
+    levels = _levels(near)
+    if not 0 <= within < math.inf:
+        raise UsageError(f"--within {within:g}: write a number of points from 0 up")
+    wanted = options.timeframes(timeframe)
+    name = options.known_exchange(exchange)
+    with store.open_store(place.settings()) as client:
+        status = store.read_status(client, name)
+        chosen = [s for s in latest.followed(client, name, status) if s.timeframe in wanted]
+        now = latest.clock(status)
+        readings = latest.read_latest(client, chosen, now)
+    hits, left_out = close_to(readings, levels, within)
+    if json:
+        output.document(
+            {
+                "exchange": name,
+                "time": times.iso(now),
+                "daemon": latest.daemon_document(status),
+                "levels": levels,
+                "within": within,
+                "looked_at": len(readings) - sum(left_out.values()),
+                "left_out": left_out,
+                "near": [_document(hit) for hit in hits],
+            }
+        )
+    else:
+        _show(hits)
+        output.line(summary(hits, len(readings), left_out, levels, within))
+    if (why := latest.doubt(name, status)) is not None:
+        output.say(why)
+    return 0
+
+
+def close_to(
+    readings: Sequence[Latest], levels: Sequence[float], within: float
+) -> tuple[list[Near], dict[str, int]]:
+    """The readings ``within`` so many points of a level, nearest first.
+
+    And how many were not looked at, by reason: ``old``, ``withheld``, ``not stored``.
+    """
+    hits = []
+    left_out: Counter[str] = Counter()
+    for one in readings:
+        reading = one.current
+        if reading is None or reading.macdv is None:
+            left_out[_reason(one)] += 1
+            continue
+        level = min(levels, key=lambda level: abs(abs(reading.macdv or 0.0) - level))
+        hit = Near(one, reading, reading.macdv, math.copysign(level, reading.macdv))
+        if abs(hit.distance) <= within:
+            hits.append(hit)
+    hits.sort(
+        key=lambda hit: (
+            abs(hit.distance),
+            hit.found.series.symbol,
+            hit.found.series.timeframe.ms,
+        )
+    )
+    return hits, dict(left_out)
+
+
+def summary(
+    hits: Sequence[Near],
+    of: int,
+    left_out: dict[str, int],
+    levels: Sequence[float],
+    within: float,
+) -> str:
+    """What was looked at, what was found, what was left out."""
+    looked = of - sum(left_out.values())
+    close = f"within {within:g} of {' or '.join(f'±{level:g}' for level in levels)}"
+    found = f"{len(hits)} of {looked} readings" if hits else f"none of {looked} readings"
+    reasons = ", ".join(f"{n} {why}" for why, n in sorted(left_out.items()))
+    return f"{found} {close}" + (f"; left out: {reasons}" if reasons else "")
+
+
+def _reason(one: Latest) -> str:
+    if one.reading is None:
+        return "not stored" if one.trouble == latest.NONE_STORED else "not understood"
+    return "old" if one.old else "withheld"
+
+
+def _show(hits: Sequence[Near]) -> None:
+    if not hits:
+        return
+    figures = ("MACD-V", "level", "distance")
+    table = output.table("symbol", "tf", *figures, "signal", "stage", "", right=figures)
+    for hit in hits:
+        series, reading = hit.found.series, hit.reading
+        notes = ["not warm"] * (not reading.warm) + ["halted"] * reading.halted
+        table.add_row(
+            series.symbol,
+            series.timeframe.value,
+            f"{hit.macdv:.2f}",
+            f"{hit.level:g}",
+            f"{hit.distance:+.2f}",
+            "–" if reading.histogram is None else side(reading.histogram),
+            str(reading.stage or "–"),
+            ", ".join(notes),
+        )
+    output.show(table, whole=True)
+
+
+def side(histogram: float) -> str:
+    """Where MACD-V stands: above its signal it gains on its own average."""
+    return "above" if histogram >= 0 else "below"
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(sorted({float(word) for word in text.split(",")}))
+    except ValueError:
+        levels = ()
+    if not levels or not all(0 < level < math.inf for level in levels):
+        raise UsageError(f"--near {text}: write positive numbers such as 150 or 150,200")
+    return levels
+
+
+def _document(hit: Near) -> dict[str, Any]:
+    return {**latest.reading_document(hit.found), "level": hit.level, "distance": hit.distance}
