@@ -59,11 +59,11 @@ class AlertDesk(Desk):
         await self.readings.start(series)
         await self.writer.seed(((self.exchange, symbol) for symbol in self.symbols), self.now)
 
-    async def slots(self, first: int, end: int, **changes: float) -> None:
+    async def slots(self, first: int, end: int) -> None:
         """Close these slots of a market that swings, each at its time."""
         for slot in range(first, end):
             self.now = T0 + (slot + 1) * M5.ms + 1500
-            await self.close(candle(self, slot, **changes))
+            await self.close(candle(self, slot))
 
     async def entries(self) -> list[outbox.Row]:
         reply = await self.lanes.one(*outbox.after(self.exchange, outbox.BEGINNING, 10_000))

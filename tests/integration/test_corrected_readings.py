@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from livermore.adapters import store
+from livermore.adapters.redis import Call
 from livermore.errors import StoreError
 from livermore.market.candle import Candle
 from livermore.market.timeframe import Timeframe
@@ -178,13 +179,14 @@ async def test_a_redis_that_goes_away_in_the_middle_hears_all_of_them_in_the_end
     await desk.start()
     await a_series(desk, 90)
     await desk.close(candle(desk, 80, shift=2.0, rest=True), reading=False)
-    real, calls = desk.lanes.run_each, 0
+    real, broken = desk.lanes.run_each, False
 
-    async def breaks(batch: Sequence[Any], lane: str = "write") -> Any:
-        nonlocal calls
-        if lane == "readings" and len(batch) > 9 and (calls := calls + 1) == 1:
-            return [*await real(batch[:4], lane), *[StoreError("gone")] * (len(batch) - 4)]
-        return await real(batch, lane)
+    async def breaks(calls: Sequence[Call], lane: str = "write") -> list[Any]:
+        nonlocal broken
+        if lane == "readings" and len(calls) > 9 and not broken:
+            broken = True
+            return [*await real(calls[:4], lane), *[StoreError("gone")] * (len(calls) - 4)]
+        return await real(calls, lane)
 
     desk.lanes.run_each = breaks  # type: ignore[method-assign]
     with listening(desk, own_valkey.url) as ears:
