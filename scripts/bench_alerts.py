@@ -154,8 +154,8 @@ class Reader:
     def read(self, data: bytes, moment: float) -> None:
         """Take what was read at ``moment``."""
         if self._head is not None:
-            self._head, _, data = (self._head + data).partition(b"\r\n\r\n")
-            if not data:
+            self._head, ended, data = (self._head + data).partition(b"\r\n\r\n")
+            if not ended:
                 return
             self._head = None
         self._frames.receive_bytes(data)

@@ -298,6 +298,11 @@ def mark(
     return script("delivery", keys, "mark", epoch, channel, cursor, said, *pairs)
 
 
+def served(exchange: str) -> Call:
+    """Ask which channels :func:`begin` named last, with commas."""
+    return ("HGET", marks_key(exchange), "channels")
+
+
 def mark_field(channel: str, stream_id: str) -> str:
     """Where :func:`marks_key` holds a mark."""
     return f"{channel}|{stream_id}"

@@ -253,7 +253,8 @@ def what_of(entry: Entry) -> str:
         return f"withdrawn: {entry.alert.what} ({entry.why})"
     if isinstance(entry, Blindness):
         named = ", ".join(entry.named[:3]) + (", …" if entry.series > 3 else "")
-        return f"blind: {entry.series} of {entry.of} series ({named}): {entry.why.removeprefix('blind: ')}"
+        why = entry.why.removeprefix("blind: ")
+        return f"blind: {entry.series} of {entry.of} series ({named}): {why}"
     still = f", {entry.still} are blind yet" if entry.still else ""
     return f"{entry.recovered} series are back after {times.length(entry.lasted)}{still}"
 

@@ -84,8 +84,6 @@ class Blind:
         """
         self._exchange = exchange
         self._clock = wall, round(moment * 1000)
-        self._heard = False
-        """Whether the exchange's clock was ever known."""
         self._began: int | None = None
         """When the first look was."""
         self._ends: dict[Series, int] = {}
@@ -133,10 +131,9 @@ class Blind:
         stamp, heard_at = self._clock
         now = stamp + at - heard_at
         if known is not None:
-            if not self._heard and self._whole is not None:
-                # Told by our own clock, before the exchange's was known.
+            if not self._ends and self._whole is not None:
+                # Told by our own clock, as the exchange's was not known.
                 self._whole = attrs.evolve(self._whole, since=self._whole.since + known - now)
-            self._heard = True
             now = known
         self._clock = now, at
         return now

@@ -254,6 +254,7 @@ def test_for_people_there_are_terms_formulas_and_the_newest_candles(
     assert "the stored reading is the same" in out
     assert "the newest 3 of 240 candles:" in out
     assert len(out[out.index("the newest 3") :].splitlines()) == 5
+    assert out.splitlines()[-1].startswith(iso(slot_time(239)))
     out = livermore("explain", "BTC-USD", "5m", "--candles", "all").stdout
     assert len(out[out.index("the newest 240") :].splitlines()) == 242
     assert "\x1b" not in out

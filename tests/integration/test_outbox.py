@@ -217,6 +217,13 @@ def test_what_goes_before_it_was_sent_is_counted_as_dropped_for_its_channels(des
     assert [row.entry for row in desk.rows()] == [alert(3)]
 
 
+def test_what_a_channel_was_never_to_be_told_is_not_dropped_for_it(desk: Desk):
+    desk.post(alert(0))
+    desk.begin("log")
+    desk.post(alert(1), keep=1)
+    assert desk.marks().dropped("log") == 0
+
+
 # -- delivery ---------------------------------------------------------------------------------
 
 
@@ -228,6 +235,17 @@ def test_a_new_channel_is_told_what_is_new(desk: Desk):
     assert [p.cursor for p in desk.begin("log", "desk")] == [old, new]
     assert desk.marks().of(desk.rows()[0]) == {}
     assert desk.begin("third", start=outbox.BEGINNING)[0].cursor == outbox.BEGINNING
+
+
+def test_an_outbox_that_was_lost_hides_nothing_by_an_old_cursor(desk: Desk):
+    desk.post(alert(0))
+    desk.begin("log")
+    stream = outbox.stream_key(desk.exchange)
+    desk.client.one("DEL", stream)
+    assert desk.begin("log")[0].cursor == outbox.BEGINNING
+    desk.mark("log", "7-0", {})
+    desk.client.one("XADD", stream, "5-0", "a", "b")
+    assert desk.begin("log")[0].cursor == "5-0"
 
 
 def test_what_lies_behind_the_cursor_is_known_to_the_next_one(desk: Desk):

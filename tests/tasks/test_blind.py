@@ -406,17 +406,6 @@ def test_a_halt_is_one_entry_and_one_recovery_however_long_it_lasts():
     assert (recovery(entry).recovered, recovery(entry).still) == (30, 0)
 
 
-def test_a_halt_began_when_it_was_said_to_although_the_clock_was_set():
-    world = World()
-    world.halted = START - 10 * MINUTE
-    [entry] = world.run(START + HOUR)
-    world.now += 20_000
-    world.began += 20_000  # our own clock did not leap
-    world.halted = None
-    [ended] = world.run(START + 2 * HOUR)
-    assert recovery(ended).since == blindness(entry).since
-
-
 def test_a_halt_whose_empty_candles_came_ends_with_its_first_trade():
     world = World()
     world.halted = START - 10 * MINUTE

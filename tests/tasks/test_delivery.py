@@ -519,12 +519,15 @@ async def test_whose_lease_lapsed_sends_nothing(
         world.lease.valid_until = 2.0
         world.post(alert(1), BLIND)
         await trio.sleep(1)
-        world.post(alert(2))
+        await trio.sleep(2)
+        other = msgspec.structs.replace(BLIND, id="blind|coinbase|2|1")
+        world.post(alert(2), other)
+        world.delivery.direct(outbox.posting(RECOVERY))
         await trio.sleep(100)
-        assert desk.entries == [[BLIND]]
+        assert desk.entries == [[BLIND], [RECOVERY]], "what is nobody else's is told all the same"
         world.lease.valid_until = math.inf
         await trio.sleep(2)
-        assert len(desk.said) == 3
+        assert desk.entries[2:] == [[other], [alert(1)], [alert(2)]]
 
 
 async def test_what_others_add_is_found_without_being_told(
@@ -545,6 +548,7 @@ async def test_more_than_a_page_is_read_at_the_start(
     async with world.delivering():
         await trio.sleep(20)
         [entries] = desk.entries
+        assert desk.times == [5.0], "not a page per look"
         assert len(entries) == outbox.PAGE + 100
         assert set(world.states()) == {"sent m1 combined"}
 
@@ -562,20 +566,51 @@ async def test_an_outbox_that_was_lost_begins_anew_and_nothing_is_told_twice(
         assert world.states() == ["sent m1", "sent m2"]
 
 
-async def test_an_emptied_redis_is_noticed_before_anything_new_comes(
-    world: World, desk: FakeChannel, autojump_clock: MockClock
+@pytest.mark.parametrize("before", [0.0, 2.0])
+async def test_an_emptied_redis_is_noticed_before_or_after_something_new_comes(
+    world: World, desk: FakeChannel, autojump_clock: MockClock, before: float
 ):
     async with world.delivering():
         world.post(alert(1))
         await trio.sleep(10)
         world.redis.client.one("FLUSHALL")
-        await trio.sleep(2)
+        await trio.sleep(before)
         # Its clock may be behind: lower ids than before.
         text = encode_entry(BLIND)
         key = outbox.stream_key(EXCHANGE)
         world.redis.client.one("XADD", key, "5-0", "claim", "x", "entry", text, "channels", "")
         await trio.sleep(2)
         assert desk.entries == [[alert(1)], [BLIND]]
+        assert world.states() == ["sent m2"]
+
+
+async def test_what_is_known_of_channels_may_be_lost_alone(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    desk.trouble = dead(ChannelError("down"), until=20.0)
+    async with world.delivering():
+        first, second = (alert(n, close_time=T0 - 9000) for n in (1, 2))
+        world.post(first)
+        await trio.sleep(5)
+        world.redis.client.one("DEL", outbox.marks_key(EXCHANGE))
+        await trio.sleep(5)
+        world.post(second)
+        await trio.sleep(60)
+        assert desk.entries == [[first], [second]], "once each"
+        assert world.states() == ["sent m1", "sent m2"]
+
+
+async def test_an_outbox_that_goes_back_in_time_repeats_nothing_that_waits(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    desk.trouble = dead(ChannelError("down"), until=20.0)
+    async with world.delivering():
+        first, second = (alert(n, close_time=T0 - 9000) for n in (1, 2))
+        _, lost = world.post(first, second)
+        await trio.sleep(5)
+        world.redis.client.one("XDEL", outbox.stream_key(EXCHANGE), lost)
+        await trio.sleep(60)
+        assert desk.entries == [[second], [first]]
 
 
 async def test_what_is_no_entry_is_said_and_passed_over(
@@ -726,6 +761,22 @@ async def test_a_blindness_is_told_while_redis_is_away_and_only_once(
         await trio.sleep(20)
         assert desk.entries == [[BLIND], [alert(1)]]
         assert world.states() == ["sent m2", "sent m1"]
+
+
+async def test_a_blindness_in_the_outbox_does_not_wait_for_redis_either(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    desk.trouble = dead(ChannelError("down"), until=5.0)
+    async with world.delivering():
+        world.post(alert(1, close_time=T0 - 9000))
+        world.post(BLIND)
+        await trio.sleep(1)
+        world.redis.away = True
+        await trio.sleep(20)
+        assert desk.entries == [[BLIND]]
+        world.redis.away = False
+        await trio.sleep(20)
+        assert [len(desk.said), world.states()[1]] == [2, "sent m1"]
 
 
 async def test_what_is_told_directly_is_told_once_also_where_it_is_in_the_outbox(

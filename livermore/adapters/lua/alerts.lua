@@ -12,7 +12,6 @@ if tonumber(ARGV[1]) < (tonumber(known) or 0) then
 end
 -- A key of somebody else's is an error here, before anything is written.
 local length = redis.call('XLEN', stream)
-redis.call('HLEN', claims)
 redis.call('HLEN', marks)
 
 local memories = tonumber(ARGV[4])
