@@ -143,14 +143,13 @@ class Delivery:
         calls = [
             outbox.after(self._exchange, self._last),
             outbox.before(self._exchange, None, 1),
-            outbox.only(self._exchange, self._last),
             outbox.served(self._exchange),
         ]
-        page, newest, last, served = await self._redis.run(calls, LANE)
+        page, newest, served = await self._redis.run(calls, LANE)
         end = next(iter(outbox.ids(newest)), outbox.BEGINNING)
         if outbox.order(end) < outbox.order(self._last) or served != ",".join(self._names).encode():
             self._journal.warning("the outbox was lost", next="what comes is delivered")
-            await self._begin(self._last if last else outbox.BEGINNING)
+            await self._begin(self._last)
             return True
         for stream_id, row in zip(outbox.ids(page), outbox.rows(page), strict=True):
             self._last = stream_id

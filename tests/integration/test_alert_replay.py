@@ -306,7 +306,9 @@ async def test_corrections_gaps_restarts_and_crashes_change_nothing_in_the_end(
     desk.now = played.candles[0].open_time
     await desk.start()
     await play(desk, played, Trouble(wrong=0.5, lost=0.1, restart=1, crash=1), seed)
-    told = await check(desk, played)
+    alerts, withdrawals = await check(desk, played)
+    assert any(alert.late for alert in alerts)
+    assert withdrawals or name.endswith("1h"), "too little went wrong"
     print(
         "COUNTS",
         len(told[0]),
@@ -338,7 +340,9 @@ async def test_an_outage_of_redis_changes_nothing_in_the_end(
 
     await play(desk, played, Trouble(wrong=0.5, lost=0.1, restart=0.5, outage=1), 3, away)
     assert outages >= 3
-    told = await check(desk, played)
+    alerts, withdrawals = await check(desk, played)
+    assert any(alert.late for alert in alerts)
+    assert withdrawals or name.endswith("1h"), "too little went wrong"
     print(
         "COUNTS",
         len(told[0]),

@@ -587,6 +587,9 @@ async def test_an_emptied_redis_is_noticed_before_or_after_something_new_comes(
 async def test_what_is_known_of_channels_may_be_lost_alone(
     world: World, desk: FakeChannel, autojump_clock: MockClock
 ):
+    async with world.delivering():
+        world.post(BLIND)
+        await trio.sleep(1)
     desk.trouble = dead(ChannelError("down"), until=20.0)
     async with world.delivering():
         first, second = (alert(n, close_time=T0 - 9000) for n in (1, 2))
@@ -596,8 +599,37 @@ async def test_what_is_known_of_channels_may_be_lost_alone(
         await trio.sleep(5)
         world.post(second)
         await trio.sleep(60)
-        assert desk.entries == [[first], [second]], "once each"
-        assert world.states() == ["sent m1", "sent m2"]
+        assert desk.entries == [[BLIND], [first], [second]], "once each"
+        assert world.states() == ["-", "sent m2", "sent m3"]
+        marks = outbox.read_marks(world.redis.client.one(*outbox.all_marks(EXCHANGE)))
+        assert marks.channels == ("desk",)
+
+
+async def test_entries_may_be_lost_alone(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    async with world.delivering():
+        world.post(alert(1))
+        await trio.sleep(10)
+        key = outbox.stream_key(EXCHANGE)
+        world.redis.client.one("DEL", key)
+        text = encode_entry(BLIND)
+        world.redis.client.one("XADD", key, "5-0", "claim", "x", "entry", text, "channels", "")
+        await trio.sleep(2)
+        assert desk.entries == [[alert(1)], [BLIND]]
+
+
+async def test_a_channel_that_is_new_beside_an_older_one_is_told_what_is_new(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    world.register()
+    world.put(alert(1))
+    world.channels.append(other := FakeChannel("other"))
+    async with world.delivering():
+        world.post(alert(2))
+        await trio.sleep(10)
+    assert desk.entries == [[alert(2)], [alert(1)]]
+    assert other.entries == [[alert(2)]]
 
 
 async def test_an_outbox_that_goes_back_in_time_repeats_nothing_that_waits(

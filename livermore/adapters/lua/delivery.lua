@@ -31,7 +31,7 @@ if ARGV[1] == 'begin' then
     if not time then
       cursor = start
     elseif later(time, number, newest and newest[1] or '0-0') then
-      cursor = newest and newest[1] or '0-0'  -- the outbox was lost, and may begin with lower ids
+      cursor = '0-0'  -- the outbox was lost: what is in it now is new
     end
     redis.call('HSET', marks, 'cursor|' .. name, cursor)
     found[name] = {cursor, redis.call('HGET', marks, 'dropped|' .. name) or '0', redis.call('HGET', marks, 'told|' .. name) or '0', {}}
