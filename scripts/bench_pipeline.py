@@ -472,6 +472,7 @@ async def pipeline(
     size = COINBASE.products_per_connection
     shards = [names[at : at + size] for at in range(0, count, size)]
     latencies: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
     alerts: dict[str, list[float]] = {}
     windows: list[tuple[float, float, int]] = []
     scrapes: list[tuple[float, float, int]] = []
@@ -550,10 +551,12 @@ async def pipeline(
                     for one in every[:count]:
                         verification.first(one, boundary - 3 * M5)
                 before, asked = readings.work.published, compared()
+                begun = time.process_time()
                 sent = await order(boundary + 150, "update")
                 with trio.move_on_after(10):
                     while readings.work.published < before + expected:  # noqa: ASYNC110
                         await trio.sleep(0.005)
+                    cpu.setdefault(kind, []).append((time.process_time() - begun) * 1000)
                     while alerting is not None and alerting.waiting:  # noqa: ASYNC110
                         await trio.sleep(0.005)
                 # Redis has acknowledged a whole batch: each reading counts as late as the last.
@@ -596,7 +599,7 @@ async def pipeline(
         }
     if alerting is not None:
         ran["rules"] = {"alerts": alerting.fired, "withdrawn": alerting.withdrawn}
-    return {"latencies": latencies, "alerts": alerts, "beside": ran, "rss": rss}
+    return {"latencies": latencies, "alerts": alerts, "cpu": cpu, "beside": ran, "rss": rss}
 
 
 def _measure(writer: Writer, readings: Readings, where: dict[str, float]) -> None:
@@ -737,6 +740,11 @@ def sustained(count: int = 100, frames: int = 60_000) -> dict[str, float]:
     }
 
 
+def rounded(values: Iterable[float]) -> list[float]:
+    """For people."""
+    return [round(value, 1) for value in values]
+
+
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Percentiles in ms."""
     p50, p99 = np.percentile(np.array(values), [50, 99])
@@ -785,6 +793,7 @@ def main() -> int:
                 "alerts": {
                     kind: summary(values) for kind, values in found["alerts"].items() if values
                 },
+                "cpu_ms": {kind: rounded(values) for kind, values in found["cpu"].items()},
                 "beside": found["beside"],
                 "rss_mb": {"first": found["rss"][0], "last": found["rss"][-1]},
                 "where the time goes, ms in all rounds": {k: round(v, 1) for k, v in where.items()},

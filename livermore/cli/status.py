@@ -16,7 +16,7 @@ import typer
 from livermore.cli import options, output, store, times
 from livermore.cli.options import Exchange, Json, Place, placed
 from livermore.cli.store import Status
-from livermore.cli.words import Budget, Words
+from livermore.cli.words import Budget, ChannelWords, Words
 from livermore.errors import MalformedMessage, NotRunning, StoreError
 
 if TYPE_CHECKING:
@@ -242,6 +242,8 @@ def figures_of(words: Words) -> list[tuple[str, str]]:
         rows.append(("REST", _budget(words.budget)))
     if words.pending:
         rows.append(("waiting", f"{words.pending} candles to be written"))
+    if words.alerts:
+        rows.append(("alerts", "\n".join(_channel(*one) for one in words.alerts.items())))
     if words.exchange_time is not None:
         rows.append(("exchange time", seconds(words.exchange_time)))
     if words.started:
@@ -253,6 +255,15 @@ def figures_of(words: Words) -> list[tuple[str, str]]:
         some = [f"{name.replace('_', ' ')} {value:g}" for name, value in counts.items()]
         rows.append(("counts", " · ".join(some)))
     return rows
+
+
+def _channel(name: str, channel: ChannelWords) -> str:
+    text = f"{name}: {channel.sent or 0} sent"
+    if channel.pending:
+        text += f", {channel.pending} waiting"
+    if channel.dropped:
+        text += f", {channel.dropped} dropped"
+    return f"{text} ({channel.why})" if channel.why else text
 
 
 def _budget(budget: Budget) -> str:

@@ -36,6 +36,15 @@ class Budget(msgspec.Struct):
     refusals: int | None = None
 
 
+class ChannelWords(msgspec.Struct):
+    """One channel of alerts, by entries."""
+
+    sent: int | None = None
+    dropped: int | None = None
+    pending: int | None = None
+    why: str | None = None
+
+
 class ConnectionWords(msgspec.Struct):
     """One socket. ``since`` is a time, or, where it is small, an age in seconds."""
 
@@ -72,6 +81,7 @@ class Words(msgspec.Struct):
     gaps: int | None = None
     budget: Budget | None = None
     pending: int | None = None
+    alerts: dict[str, ChannelWords] | None = None
     counts: dict[str, float] | None = None
 
     @property

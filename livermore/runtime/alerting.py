@@ -8,7 +8,7 @@ evaluated: nothing is left out, nothing is told twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -34,8 +34,8 @@ LATE = 120_000
 class Shown(Protocol):
     """What an alert tells beside the rule that was met."""
 
-    def shown(self, symbol: str) -> dict[str, Beside]:
-        """The newest reading of every timeframe."""
+    def shown(self, symbols: Iterable[str]) -> dict[str, dict[str, Beside]]:
+        """The newest reading of every timeframe, of each symbol."""
 
     def bias(self, symbol: str, close_time: int) -> Bias | None:
         """The bias of a symbol."""
@@ -186,8 +186,9 @@ class Alerting:
         series, found, unmade = list(self._dirty), list(self._found), list(self._unmade)
         known = await self._entries([claim(*one) for one in unmade])
         now = self.clock() or 0
+        readings = beside.shown({one.series.symbol for one in found})
         entries = [
-            outbox.posting(self._alert(one, now, beside), self._channels(one.fired.rule))
+            outbox.posting(self._alert(one, now, beside, readings), self._channels(one.fired.rule))
             for one in found
         ]
         for (_, alerted), (entry, told) in zip(unmade, known, strict=True):
@@ -259,10 +260,12 @@ class Alerting:
                 found.append(("", None))
         return found
 
-    def _alert(self, found: _Found, now: int, beside: Shown) -> Alert:
+    def _alert(
+        self, found: _Found, now: int, beside: Shown, shown: Mapping[str, dict[str, Beside]]
+    ) -> Alert:
         series, fired, point = found.series, found.fired, found.point
         close_time = fired.open_time + series.timeframe.ms
-        readings = beside.shown(series.symbol)
+        readings = shown[series.symbol]
         late = fired.corrected or now - close_time > LATE
         price, time = self.price(series.symbol) or (point.close, close_time)
         bias = beside.bias(series.symbol, close_time)

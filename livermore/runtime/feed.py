@@ -67,6 +67,9 @@ SLOW = 0.5
 """Seconds; an answer of Redis that takes longer is slow, two of them in a row are said."""
 BARS = 60
 """Candles in the chart of an alert."""
+TOLD_AT_ONCE = 100
+MOST_UNPOSTED = 1000
+"""Entries that wait for a Redis that is away; the oldest go."""
 SAY_HISTORY = 2.0
 """Seconds between two log lines on the history's progress."""
 DEMO_HINT = "to see Livermore work without a network: livermore demo"
@@ -126,6 +129,8 @@ class Feed:
             redis, plan.dialect.name, self._lease, plan.channels,
             clock=self.now, chance=chance, journal=self.journal, draw=self._draw,
         )  # fmt: skip
+        self._unposted: list[outbox.Posting] = []
+        """What was told while Redis was away, and is to lie in the outbox as well."""
         self._drawing = trio.CapacityLimiter(1)
         self.delivering = False
         """Whether :meth:`tell` reaches anybody."""
@@ -210,18 +215,29 @@ class Feed:
         rules = [rule for rule in self.plan.rules if rule.kind is RuleKind.BLIND]
         names = rules[0].channels if rules else None
         postings = [outbox.posting(entry, names) for entry in entries]
-        call = outbox.post(self.plan.dialect.name, self._lease.epoch, {}, postings)
-        try:
-            if not self._lease.valid():
-                raise StoreError("the lease lapsed")
-            await self._redis.run([call], "alerts")
-        except Fenced:
-            raise
-        except StoreError:
+        self._unposted += postings
+        if await self._post_unposted():
             for posting in postings:
                 self._delivery.direct(posting)
-        else:
+
+    async def _post_unposted(self) -> bool:
+        """Put into the outbox what is not in it yet; whether anything still is not.
+
+        What was told directly has its claim, and is told no second time.
+        """
+        while (some := self._unposted[:TOLD_AT_ONCE]) and self._lease.valid():
+            try:
+                await self._redis.run(
+                    [outbox.post(self.plan.dialect.name, self._lease.epoch, {}, some)], "alerts"
+                )
+            except Fenced:
+                raise
+            except StoreError:
+                break
+            self._unposted = [one for one in self._unposted if one not in some]
             self._delivery.wake()
+        del self._unposted[:-MOST_UNPOSTED]
+        return bool(self._unposted)
 
     async def _draw(self, alert: Alert) -> bytes | None:
         """The chart of an alert, up to the newest candle."""
@@ -413,11 +429,13 @@ class Feed:
                 await trio.sleep(backoff.next(self._chance()))
 
     async def _raise_epochs(self, series: Sequence[Series]) -> None:
-        """From here on, whoever held the lease before is refused by every series."""
+        """From here on, whoever held the lease before is refused by every series and the outbox."""
+        raised = [store.keys(one).companion for one in series]
+        raised.append(outbox.rules_key(self.plan.dialect.name))
 
         async def try_to() -> Sequence[object]:
             return await self._redis.run_each(
-                [script("epoch", (store.keys(one).companion,), self._lease.epoch) for one in series]
+                [script("epoch", (key,), self._lease.epoch) for key in raised]
             )
 
         replies = await try_to()
@@ -464,10 +482,9 @@ class Feed:
 
         Each is told once; a series whose keys are its own again is filled and read again.
         """
-        owner: dict[str, Series | None] = dict.fromkeys(
-            store.exchange_types(self.plan.dialect.name)
-        )
-        wanted = store.exchange_types(self.plan.dialect.name)
+        name = self.plan.dialect.name
+        wanted = store.exchange_types(name) | outbox.types(name)
+        owner: dict[str, Series | None] = dict.fromkeys(wanted)
         for one in series:
             types = store.types(one)
             wanted.update(types)
@@ -722,6 +739,7 @@ class Feed:
                 self.journal.info("Redis is back", after_seconds=after)
             await self._leave_words(text if why else None)
             if not why:
+                await self._post_unposted()
                 with contextlib.suppress(StoreError):  # the next status tells
                     await self._look_at_keys(self._suspected())
             await trio.sleep(STATUS_EVERY)

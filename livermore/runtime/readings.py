@@ -205,18 +205,23 @@ class Readings:
         if lost:
             self.distrust(lost)
 
-    def shown(self, symbol: str) -> dict[str, Beside]:
-        """The newest reading of every timeframe of ``symbol`` that has one."""
-        rows = self._rows_of.get(symbol)
-        found: dict[str, Beside] = {}
-        for timeframe, row in zip(TIMEFRAMES, rows if rows is not None else (), strict=False):
-            if row < 0 or not int(self._states.column("count")[row]):
-                continue
-            at = np.array([row])
-            [(reading, _)] = self._built(
-                at, [Series(self._lease.exchange, symbol, timeframe)], [0], None
-            )
-            found[timeframe.value] = Beside(
+    def shown(self, symbols: Iterable[str]) -> dict[str, dict[str, Beside]]:
+        """The newest reading of every timeframe of each of ``symbols`` that has one."""
+        found: dict[str, dict[str, Beside]] = {symbol: {} for symbol in symbols}
+        counts = self._states.column("count")
+        listed = [
+            (row, Series(self._lease.exchange, symbol, timeframe))
+            for symbol in found
+            for timeframe, row in zip(TIMEFRAMES, self._rows_of.get(symbol, ()), strict=False)
+            if row >= 0 and counts[row]
+        ]
+        if not listed:
+            return found
+        rows, series = zip(*listed, strict=True)
+        for one, (reading, _) in zip(
+            series, self._built(np.array(rows), series, [0] * len(rows), None), strict=True
+        ):
+            found[one.symbol][one.timeframe.value] = Beside(
                 reading.open_time, reading.macdv, reading.signal, reading.histogram,
                 reading.stage, reading.withheld,
             )  # fmt: skip

@@ -297,25 +297,17 @@ async def test_a_quiet_replay_gives_the_alerts_of_the_reference_and_none_is_late
 
 
 @recorded
-@pytest.mark.parametrize("seed", [1])
 async def test_corrections_gaps_restarts_and_crashes_change_nothing_in_the_end(
-    name, seed, valkey_url, mock_clock: MockClock
+    name, valkey_url, mock_clock: MockClock
 ):
     desk = Desk(valkey_url, timeframe_of(name), 0)
     played = tape(name, desk)
     desk.now = played.candles[0].open_time
     await desk.start()
-    await play(desk, played, Trouble(wrong=0.5, lost=0.1, restart=1, crash=1), seed)
+    await play(desk, played, Trouble(wrong=0.5, lost=0.1, restart=1, crash=1), 1)
     alerts, withdrawals = await check(desk, played)
     assert any(alert.late for alert in alerts)
     assert withdrawals or name.endswith("1h"), "too little went wrong"
-    print(
-        "COUNTS",
-        len(told[0]),
-        len(told[1]),
-        sum(a.late for a in told[0]),
-        sum(a.corrected for a in told[0]),
-    )
     desk.shut()
 
 
@@ -323,9 +315,8 @@ async def test_corrections_gaps_restarts_and_crashes_change_nothing_in_the_end(
 async def test_an_outage_of_redis_changes_nothing_in_the_end(
     own_valkey: RedisServer, mock_clock: MockClock
 ):
-    name = SPARSE
-    desk = Desk(own_valkey.url, timeframe_of(name), 0)
-    played = tape(name, desk)
+    desk = Desk(own_valkey.url, timeframe_of(SPARSE), 0)
+    played = tape(SPARSE, desk)
     desk.now = played.candles[0].open_time
     await desk.start()
     outages = 0
@@ -342,12 +333,5 @@ async def test_an_outage_of_redis_changes_nothing_in_the_end(
     assert outages >= 3
     alerts, withdrawals = await check(desk, played)
     assert any(alert.late for alert in alerts)
-    assert withdrawals or name.endswith("1h"), "too little went wrong"
-    print(
-        "COUNTS",
-        len(told[0]),
-        len(told[1]),
-        sum(a.late for a in told[0]),
-        sum(a.corrected for a in told[0]),
-    )
+    assert withdrawals, "too little went wrong"
     desk.shut()

@@ -282,6 +282,33 @@ async def test_rules_that_cover_other_series_look_at_none_of_this(valkey_url):
     desk.shut()
 
 
+async def test_alerts_of_one_close_tell_each_symbol_its_own_readings(valkey_url):
+    desk = AlertDesk(valkey_url, ["BTC-USD", "ETH-USD"])
+    desk.rules = (rule_from({"rule": "move", "percent": 1e-4, "candles": 1, "cooldown": 0}),)
+    desk.now = T0 + FIRST * M5.ms
+    await desk.start()
+
+    def both(slot: int) -> list[Candle]:
+        one = candle(desk, slot)
+        turned = attrs.evolve(
+            one, series=desk.series(symbol="ETH-USD"), open=2000 - one.open, high=2000 - one.low,
+            low=2000 - one.high, close=2000 - one.close,
+        )  # fmt: skip
+        return [one, turned]
+
+    await desk.close(*(each for slot in range(FIRST) for each in both(slot)))
+    desk.now = T0 + (FIRST + 1) * M5.ms + 1500
+    await desk.close(*both(FIRST))
+    found = await desk.alerts()
+    assert {a.symbol for a in found} == {"BTC-USD", "ETH-USD"}
+    for alert in found:
+        assert alert.readings["5m"].macdv == alert.macdv
+        fifteen = await desk.reading(desk.series(Timeframe.M15, alert.symbol))
+        assert alert.readings["15m"].macdv == fifteen.macdv
+    assert len({a.macdv for a in found}) == 2
+    desk.shut()
+
+
 async def test_a_successor_silences_the_rules_of_the_one_before(desk):
     await desk.slots(FIRST, 260)
     other = Lease(Redis(desk.lanes.url), desk.exchange, "them", {}, epoch=desk.lease.epoch)

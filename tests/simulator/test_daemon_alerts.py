@@ -20,7 +20,7 @@ from livermore.adapters.redis import Client
 from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Series
 from livermore.market.timeframe import Timeframe
-from livermore.signals.alert import Alert, Withdrawal
+from livermore.signals.alert import Alert, Blindness, Withdrawal
 from livermore.signals.rule import DEFAULT_RULES, rule_from
 from tests.receiver import Receiver, receiving
 from tests.servers import RedisServer
@@ -184,12 +184,16 @@ async def test_a_redis_that_is_away_keeps_nobody_from_being_told(
         ):
             await daemon.whole(60)
             await trio.to_thread.run_sync(own_valkey.stop)
-            await heard(daemon, receiver, "blind")
-            assert told(receiver, "blind")[0]["why"].startswith("blind: what closes is neither")
+            why = "blind: what closes is neither stored nor published"
+            await daemon.until(lambda: any(why in e["why"] for e in told(receiver, "blind")), 40)
             await trio.to_thread.run_sync(own_valkey.start)
-            await heard(daemon, receiver, "recovery")
+            recovered = len(told(receiver, "recovery"))
+            await heard(daemon, receiver, "recovery", recovered + 1)
             await daemon.whole(60)
             await trio.sleep(3)
             await agree(own_valkey.url, simulator, daemon.symbols)
+            rows = await stored(own_valkey.url, entries)
     ids = [one["id"] for one in told(receiver, "blind")]
     assert len(ids) == len(set(ids))
+    # What was told directly lies in the outbox as well, once Redis is there.
+    assert {row.entry.id for row in rows if isinstance(row.entry, Blindness)} == set(ids)
