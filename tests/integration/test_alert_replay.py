@@ -24,7 +24,7 @@ from livermore.errors import StoreError
 from livermore.market.candle import Candle, Evidence, Kind, Series, empty
 from livermore.market.timeframe import Timeframe
 from livermore.market.tracker import Pending
-from livermore.runtime.alerting import LATE, Alerting
+from livermore.runtime.alerting import LATE, Alerting, Shown
 from livermore.runtime.lease import Lease
 from livermore.runtime.readings import Readings
 from livermore.runtime.writer import Writer
@@ -47,6 +47,21 @@ LABELS = {"5m": "5m", "15m": "15m", "1h": "1h", "1m": "5m"}
 """Minutes are stored as if they were five: there is no shorter timeframe."""
 
 
+class Crash(Exception):
+    """The process ends here."""
+
+
+class Mortal(Alerting):
+    """Rules whose process can end when a reading is stored and its alerts are not."""
+
+    dies = False
+
+    async def commit(self, beside: Shown) -> None:
+        if self.dies:
+            raise Crash
+        await super().commit(beside)
+
+
 class Desk:
     """A process with one series: writer, readings and rules, as a feed joins them."""
 
@@ -62,7 +77,7 @@ class Desk:
         await self.lease.take()
         self.pending = Pending()
         rules = [attrs.evolve(rule, timeframes=(self.series.timeframe,)) for rule in DEFAULT_RULES]
-        self.alerting = Alerting(
+        self.alerting = Mortal(
             self.lanes, self.lease, rules, clock=lambda: self.now, price=lambda symbol: None
         )
         self.readings = Readings(self.lanes, self.lease, lambda: 0.5, self.alerting)
@@ -167,8 +182,6 @@ def by_rest(candle: Candle, asked: int) -> Candle:
 
 def wrong(candle: Candle, dice: random.Random) -> Candle:
     """The same candle as a stream that lies would have it."""
-    if candle.kind is Kind.EMPTY:
-        return attrs.evolve(candle, evidence=Evidence.ASSUMED)
     close = candle.close * (1 + dice.choice([-1, 1]) * dice.uniform(0.002, 0.02))
     high, low = max(candle.high, close), min(candle.low, close)
     return attrs.evolve(candle, close=close, high=high, low=low)
@@ -179,12 +192,12 @@ class Trouble:
     """What goes wrong with so many candles of a hundred."""
 
     wrong: float = 0.0
-    """Stored wrong, corrected by REST up to 40 candles later; an empty one is assumed."""
+    """Stored wrong, corrected by REST up to 40 candles later."""
     lost: float = 0.0
     """Up to 30 are lost with it, and repaired up to 60 candles later."""
     restart: float = 0.0
     crash: float = 0.0
-    """Between the candle and its reading."""
+    """Between the candle and its reading, or between that and its alerts."""
     outage: float = 0.0
     """Redis is away for some turns."""
 
@@ -217,7 +230,11 @@ async def play(
                 if not losing:
                     due.append((at + dice.randint(1, 60), lost, True))
                     lost = []
-            elif happens(trouble.wrong, candle):
+            elif candle.kind is Kind.EMPTY and candle.open_time in tape.near:
+                # As it is live: REST speaks later.
+                closing.append(attrs.evolve(candle, evidence=Evidence.ASSUMED))
+                due.append((at + dice.randint(1, 9), [candle], False))
+            elif candle.kind is Kind.TRADED and happens(trouble.wrong, candle):
                 closing.append(wrong(candle, dice))
                 due.append((at + dice.randint(1, 40), [candle], False))
             else:
@@ -234,9 +251,15 @@ async def play(
                 continue
             assert away is not None
             away(False)
-        if happens(trouble.crash):
+        desk.alerting.dies = happens(trouble.crash, some[-1])
+        if happens(trouble.crash, some[-1]):
             await desk.start()
-        await desk.readings.turn()
+        try:
+            await desk.readings.turn()
+        except Crash:
+            await desk.start()
+            await desk.readings.turn()
+        desk.alerting.dies = False
         ready, due = [one for one in due if one[0] <= at], [one for one in due if one[0] > at]
         for _, candles, history in ready:
             await mend(desk, candles, history)

@@ -412,6 +412,10 @@ class Run:
             return "it has just begun"
         if gaps := feed.report.repairs.open_gaps:
             return f"{len(gaps)} gaps open: {gaps[0]}"
+        last = self.now() - self.now() % Timeframe.M5.ms
+        for series, end in feed.newest.items():
+            if series.timeframe is Timeframe.M5 and end < last:
+                return f"the newest candle of {series} ended {iso(end)}"
         waiting = feed.report.writer.waiting()
         return f"{waiting} candles wait" if waiting else ""
 
