@@ -22,7 +22,6 @@ rules         the default ones follow every reading; an alert counts as publishe
 from __future__ import annotations
 
 import argparse
-import functools
 import gc
 import json
 import math
@@ -265,17 +264,13 @@ def history(series: Series, last: int) -> list[Candle]:
 
 
 class Market:
-    """What the exchange traded, for REST: the history, then what was ordered since."""
+    """What the exchange traded, for REST: the end of the history, then what was ordered since."""
 
-    def __init__(self, first: int) -> None:
-        self._first = first
+    def __init__(self) -> None:
         self.traded: dict[int, int] = {}
-        """Open time of a five-minute slot -> the id of its only trade."""
-        self.history = functools.cache(self._history)
-
-    def _history(self, series: Series) -> Mapping[int, Candle]:
-        last = series.timeframe.floor(self._first) - series.timeframe.ms
-        return {candle.open_time: candle for candle in history(series, last)}
+        """Open time of a five-minute slot -> the id of its newest trade, the only one."""
+        self.history: dict[Series, dict[int, Candle]] = {}
+        """As much of it as is asked for, or folded with what follows."""
 
     def candles(self, series: Series, first: int, last: int) -> list[Candle]:
         """Those that there are, ascending."""
@@ -284,8 +279,8 @@ class Market:
         return [candle for candle in found if candle is not None]
 
     def _candle(self, series: Series, open_time: int) -> Candle | None:
-        if open_time < series.timeframe.floor(self._first):
-            return self.history(series).get(open_time)
+        if open_time in self.history[series]:
+            return self.history[series][open_time]
         child = child_series(series)
         if child is not None:
             last = open_time + series.timeframe.ms - child.timeframe.ms
@@ -347,7 +342,7 @@ async def pipeline(
     lease.valid_until = math.inf  # nobody else is here, and renewing is not what is measured
     first = rounds[0][1] - M5  # the slot that ends at the first boundary opens here
     pending = Pending()
-    market = Market(first)
+    market = Market()
     trackers: list[Tracker] = []
     healths: list[Health] = []
     report = Report(exchange="coinbase", title="Coinbase", symbols=names)
@@ -409,12 +404,12 @@ async def pipeline(
     report.writer, report.readings = writer, readings
     every = [Series("coinbase", name, tf) for tf in TIMEFRAMES for name in names]
     for at in range(0, len(every), 200):
-        calls = [
-            store.write(one, lease.epoch, list(market.history(one).values()), history=True)
-            for one in every[at : at + 200]
-        ]
+        calls = []
+        for one in every[at : at + 200]:
+            candles = history(one, one.timeframe.floor(first) - one.timeframe.ms)
+            market.history[one] = {candle.open_time: candle for candle in candles[-6:]}
+            calls.append(store.write(one, lease.epoch, candles, history=True))
         await redis.run(calls)
-    market.history.cache_clear()
     if alerting is not None:
         await alerting.start(every)
     await readings.start(every)

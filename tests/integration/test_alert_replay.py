@@ -42,6 +42,8 @@ from tests.recorded.test_alert_reference import (
 )
 from tests.servers import RedisServer
 
+pytestmark = pytest.mark.timeout(300)
+
 NAMES = itertools.count()
 LABELS = {"5m": "5m", "15m": "15m", "1h": "1h", "1m": "5m"}
 """Minutes are stored as if they were five: there is no shorter timeframe."""
