@@ -182,7 +182,13 @@ async def tell_blindness(name: str, feeds: Mapping[str, Feed]) -> None:
             await feeds[name].tell(entries)
 
     blind = Blind(name, round(time.time() * 1000), trio.current_time())
-    await watch_blind(blind, look, post)
+    # Of a bug in it only the telling is lost for a moment, not the daemon.
+    await supervise(
+        f"watch over {name}",
+        lambda: watch_blind(blind, look, post),
+        Journal(name),
+        chance=random.random,
+    )
 
 
 async def reload(settings: Settings, again: Again, running: Running) -> Settings:

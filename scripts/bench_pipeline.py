@@ -263,6 +263,18 @@ def history(series: Series, last: int) -> list[Candle]:
     return candles
 
 
+def histories(name: str, first: int) -> list[tuple[Series, list[Candle]]]:
+    """Of every timeframe, up to ``first``; parents are what their children make of them."""
+    found: list[tuple[Series, list[Candle]]] = []
+    for timeframe in TIMEFRAMES:
+        series = Series("coinbase", name, timeframe)
+        children = found[-1][1] if found else []
+        folded = {candle.open_time: candle for candle in fold_all(series, children)}
+        candles = history(series, timeframe.floor(first) - timeframe.ms)
+        found.append((series, [folded.get(one.open_time, one) for one in candles]))
+    return found
+
+
 class Market:
     """What the exchange traded, for REST: the end of the history, then what was ordered since."""
 
@@ -403,12 +415,12 @@ async def pipeline(
     )
     report.writer, report.readings = writer, readings
     every = [Series("coinbase", name, tf) for tf in TIMEFRAMES for name in names]
-    for at in range(0, len(every), 200):
+    for at in range(0, count, 20):
         calls = []
-        for one in every[at : at + 200]:
-            candles = history(one, one.timeframe.floor(first) - one.timeframe.ms)
-            market.history[one] = {candle.open_time: candle for candle in candles[-6:]}
-            calls.append(store.write(one, lease.epoch, candles, history=True))
+        for name in names[at : at + 20]:
+            for one, candles in histories(name, first):
+                market.history[one] = {candle.open_time: candle for candle in candles[-6:]}
+                calls.append(store.write(one, lease.epoch, candles, history=True))
         await redis.run(calls)
     if alerting is not None:
         await alerting.start(every)

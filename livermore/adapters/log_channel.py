@@ -17,13 +17,14 @@ _LOG = logging.getLogger("livermore.alerts")
 class LogChannel:
     """Writes to the logger ``livermore.alerts``: blindness as a warning, the rest for information.
 
-    A log level above ``info`` therefore silences alerts here.
+    Whatever the log level is: an alert that is written nowhere was not sent.
     """
 
     edits = False
 
     def __init__(self, name: str) -> None:
         self.name = name
+        _LOG.setLevel(logging.INFO)
 
     async def send(self, message: Message) -> str:
         """Write ``message``."""

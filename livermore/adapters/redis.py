@@ -455,6 +455,8 @@ def translate(error: Exception, shown: str, *, cluster: bool = False) -> StoreEr
 
 
 LANES = ("write", "readings", "alerts", "lease", "publish", "show", "read")
+ABANDONED = "alerts"
+"""The lane whose calls are left behind when they are cancelled: each of them may be repeated."""
 
 
 @attrs.define
@@ -472,11 +474,16 @@ class Redis:
         self._lanes = {lane: _Lane(Client(url), trio.CapacityLimiter(1)) for lane in LANES}
 
     async def run(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
-        """Replies in order, from a worker thread, never abandoned. Raises :class:`StoreError`."""
+        """Replies in order, from a worker thread. Raises :class:`StoreError`.
+
+        No call is abandoned but those of the lane :data:`ABANDONED`.
+        """
         if not calls:
             return []
         chosen = self._lanes[lane]
-        return await trio.to_thread.run_sync(chosen.client.run, calls, limiter=chosen.limiter)
+        return await trio.to_thread.run_sync(
+            chosen.client.run, calls, limiter=chosen.limiter, abandon_on_cancel=lane == ABANDONED
+        )
 
     async def run_each(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
         """As :meth:`run`, with a :class:`StoreError` in place of each reply that is not there."""

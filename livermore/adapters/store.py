@@ -339,19 +339,30 @@ class Companion:
     cursor: int | None = None
     """The newest candle that was stored silently."""
     corrected_from: int | None = None
-    """The oldest candle that was corrected since readings were told."""
+    """The oldest candle that was inserted or corrected since readings were told."""
+    changed_from: int | None = None
+    """The oldest of those that were there before, and were corrected."""
 
 
 def companion(series: Series) -> Call:
     """Ask for the companion of ``series``."""
     named = keys(series).companion
-    fields = ("version", "corrected", "edge_time", "edge", "base", "cursor", "corrected_from")
+    fields = (
+        "version",
+        "corrected",
+        "edge_time",
+        "edge",
+        "base",
+        "cursor",
+        "corrected_from",
+        "changed_from",
+    )
     return ("HMGET", named, *fields)
 
 
 def read_companion(reply: Sequence[bytes | None]) -> Companion:
     """The reply to :func:`companion`; raises :class:`MalformedMessage`."""
-    version, corrected, edge_time, edge, base, cursor, corrected_from = reply
+    version, corrected, edge_time, edge, base, cursor, corrected_from, changed_from = reply
     try:
         return Companion(
             int(version or 0),
@@ -361,6 +372,7 @@ def read_companion(reply: Sequence[bytes | None]) -> Companion:
             base or b"",
             int(cursor) if cursor else None,
             int(corrected_from) if corrected_from else None,
+            int(changed_from) if changed_from else None,
         )
     except ValueError:
         raise MalformedMessage("a series hash holds what is no version", repr(reply)) from None

@@ -103,7 +103,8 @@ def alerts(
     """List alerts, and whether they were sent."""
     name = options.known_exchange(exchange)
     only = None if symbol is None else options.symbol(symbol)
-    with store.open_store(place.settings()) as client:
+    settings = place.settings()
+    with store.open_store(settings) as client:
         status = store.read_status(client, name)
         if only is not None:
             only = store.known_symbol(client, name, only, status)
@@ -117,6 +118,9 @@ def alerts(
                 output.line(_line(row))
         else:
             _show(found, wanted)
+        names = [known.name for known in settings.alerts]
+        if rule is not None and rule not in (*names, *BLIND) and not found.rows:
+            output.say(f"no rule is called {rule} here: {', '.join(names) or 'there is none'}")
         if status is None:
             output.say(f"no daemon is running for {name} now: nothing new is found")
         elif (why := doubt(name, status)) is not None:

@@ -37,8 +37,8 @@ class Shown(Protocol):
     def shown(self, symbols: Iterable[str]) -> dict[str, dict[str, Beside]]:
         """The newest reading of every timeframe, of each symbol."""
 
-    def bias(self, symbol: str, close_time: int) -> Bias | None:
-        """The bias of a symbol."""
+    def bias(self, symbol: str, close_time: int) -> tuple[Bias | None, int]:
+        """The bias of a symbol, and of how many timeframes it is."""
 
 
 @attrs.frozen
@@ -49,6 +49,7 @@ class _Found:
     fired: Fired
     point: Point
     revision: int
+    corrected: bool
 
 
 @attrs.define
@@ -113,12 +114,18 @@ class Alerting:
             or memory.cursor != newest.open_time
             or memory.doubted
             or rules_.reach(rules) > 1
-            or rules_.unknown(rules, memory)
-            or memory.tracks.keys() - {rule.name for rule in rules}
+            or _strange(memory, rules)
         ):
             return False
         self._recent[series] = [_point(newest, reading)]
         return True
+
+    def begin(self, series: Series) -> None:
+        """Nothing of ``series`` is stored; what is remembered of it may be of other rules."""
+        rules, memory = self._covering(series), self._memories.get(series)
+        if memory is not None and _strange(memory, rules):
+            tf_ms = series.timeframe.ms
+            rules_.adopt(rules, memory, (), tf_ms, now=self.clock() or memory.cursor + tf_ms)
 
     def follow(self, series: Series, candle: Candle, reading: Reading) -> None:
         """A new newest candle and its reading."""
@@ -142,10 +149,12 @@ class Alerting:
         candles: Sequence[Candle],
         course: States,
         corrected_from: int | None,
+        changed_from: int | None = None,
     ) -> None:
         """All candles of ``series``, oldest first; ``course`` has the state after each of them.
 
-        Those not evaluated yet are; from ``corrected_from`` on all are.
+        Those not evaluated yet are; from ``corrected_from`` on all are. What ``changed_from`` makes
+        is due to a correction, not to candles that were missing.
         """
         rules = self._covering(series)
         if not rules or not candles:
@@ -154,12 +163,13 @@ class Alerting:
         self.held.pop(series, None)
         newest = candles[-1].close_time
         memory = self._memory(series, rules, newest)
-        stale = bool(rules_.unknown(rules, memory)) or len(memory.tracks) != len(rules)
+        stale = _strange(memory, rules)
         reach = rules_.reach(rules)
         if corrected_from is not None:
             # What its oldest candles are compared with is not stored any more: they stay as judged.
             oldest = candles[min(reach, len(candles) - 1)].open_time
             corrected_from = max(corrected_from, oldest)
+            corrected_from = _unless_lost(corrected_from, candles, course, memory)
         first = 0 if stale else memory.cursor + 1
         if corrected_from is not None:
             first = min(first, corrected_from)
@@ -174,7 +184,7 @@ class Alerting:
         self._recent[series] = points[-reach:]
         self._dirty.add(series)
         seen = {p.open_time: (p, c.revision) for p, c in zip(points, candles[begin:], strict=True)}
-        self._take(series, outcome, seen)
+        self._take(series, outcome, seen, changed_from)
 
     async def commit(self, beside: Shown) -> None:
         """Write what changed, and put what was found into the outbox.
@@ -185,11 +195,14 @@ class Alerting:
             raise StoreError("the lease lapsed: alerts wait")
         series, found, unmade = list(self._dirty), list(self._found), list(self._unmade)
         known = await self._entries([claim(*one) for one in unmade])
+        # What was unmade before anybody was told of it is not told.
+        void = {claim(*one) for one, (_, told) in zip(unmade, known, strict=True) if told is None}
+        met = [one for one in found if claim(one.series, one.fired) not in void]
         now = self.clock() or 0
-        readings = beside.shown({one.series.symbol for one in found})
+        readings = beside.shown({one.series.symbol for one in met})
         entries = [
             outbox.posting(self._alert(one, now, beside, readings), self._channels(one.fired.rule))
-            for one in found
+            for one in met
         ]
         for (_, alerted), (entry, told) in zip(unmade, known, strict=True):
             if told is not None:
@@ -206,8 +219,8 @@ class Alerting:
             self.posted()
         self._dirty.difference_update(series)
         del self._found[: len(found)], self._unmade[: len(unmade)]
-        self.fired += len(found)
-        self.withdrawn += len(unmade)
+        self.fired += len(met)
+        self.withdrawn += len(entries) - len(met)
 
     # -- parts ------------------------------------------------------------------------------
 
@@ -231,12 +244,19 @@ class Alerting:
         return memory
 
     def _take(
-        self, series: Series, outcome: rules_.Outcome, seen: Mapping[int, tuple[Point, int]]
+        self,
+        series: Series,
+        outcome: rules_.Outcome,
+        seen: Mapping[int, tuple[Point, int]],
+        changed_from: int | None = None,
     ) -> None:
         for fired in outcome.fired:
             point, revision = seen[fired.open_time]
-            self._found.append(_Found(series, fired, point, revision))
+            corrected = fired.corrected and changed_from is not None
+            corrected = corrected and fired.open_time >= (changed_from or 0)
+            self._found.append(_Found(series, fired, point, revision, corrected))
             self.verify(series, fired.open_time)
+        del self._found[: -outbox.KEEP]  # the outbox holds no more
         self._unmade += [(series, alerted) for alerted in outcome.unmade]
         if outcome.held is not None:
             self.held[series] = outcome.held
@@ -266,9 +286,11 @@ class Alerting:
         series, fired, point = found.series, found.fired, found.point
         close_time = fired.open_time + series.timeframe.ms
         readings = shown[series.symbol]
-        late = fired.corrected or now - close_time > LATE
+        late = found.corrected or now - close_time > LATE
         price, time = self.price(series.symbol) or (point.close, close_time)
-        bias = beside.bias(series.symbol, close_time)
+        if time < close_time:  # no ticker came since
+            price, time = point.close, close_time
+        bias, timeframes = beside.bias(series.symbol, close_time)
         return Alert(
             id=identity(series, fired.rule, fired.open_time),
             rule=fired.rule,
@@ -295,10 +317,23 @@ class Alerting:
             strength=fired.strength,
             level=fired.level,
             late=late,
-            holds=holds(fired, readings.get(series.timeframe.value)) if late else None,
-            corrected=fired.corrected,
+            holds=self._holds(found, readings, price) if late else None,
+            corrected=found.corrected,
             reissue=fired.reissue,
+            bias_timeframes=timeframes,
         )
+
+    def _holds(self, found: _Found, readings: Mapping[str, Beside], price: float) -> bool | None:
+        """Whether the newest reading, or of a move the last price, still says it."""
+        fired = found.fired
+        if fired.kind is not rules_.Kind.MOVE:
+            return holds(fired, readings.get(found.series.timeframe.value))
+        rule = next((rule for rule in self.rules if rule.name == fired.rule), None)
+        if rule is None:
+            return None
+        sign = 1 if fired.direction == "up" else -1
+        before = found.point.close / (1 + sign * (fired.strength + rule.percent) / 100)
+        return sign * (price / before - 1) * 100 >= rule.percent
 
 
 def identity(series: Series, rule: str, open_time: int) -> str:
@@ -306,8 +341,8 @@ def identity(series: Series, rule: str, open_time: int) -> str:
     return f"{rule}|{series.exchange}|{series.symbol}|{series.timeframe.value}|{open_time}"
 
 
-def claim(series: Series, alerted: Alerted) -> str:
-    """Of an alert that is remembered; as :func:`outbox.claim_of` gives it for its entry."""
+def claim(series: Series, alerted: Alerted | Fired) -> str:
+    """Of an alert that is remembered or new; as :func:`outbox.claim_of` gives it for its entry."""
     text = identity(series, alerted.rule, alerted.open_time)
     return f"{text}#{alerted.reissue}" if alerted.reissue else text
 
@@ -325,6 +360,28 @@ def holds(fired: Fired, newest: Beside | None) -> bool | None:
     if fired.kind is rules_.Kind.STAGE:
         return newest.stage is not None and fired.what.endswith(f" {newest.stage.value}")
     return None
+
+
+def _strange(memory: Memory, rules: Sequence[Rule]) -> bool:
+    """Whether ``memory`` is of other rules."""
+    return len(memory.tracks) != len(rules) or bool(rules_.unknown(rules, memory))
+
+
+def _unless_lost(
+    corrected_from: int, candles: Sequence[Candle], course: States, memory: Memory
+) -> int:
+    """From where on a correction may unmake alerts.
+
+    One that stands where too few candles are observed for any was told when there were more: that
+    the store lost some says nothing against it.
+    """
+    enough = int(np.searchsorted(course.column("observed"), rules_.FEWEST_OBSERVED))
+    end = candles[enough].open_time if enough < len(candles) else candles[-1].close_time
+    lost = any(
+        corrected_from <= one.open_time < end and one.fate is rules_.Fate.STANDS
+        for one in memory.alerted
+    )
+    return end if lost else corrected_from
 
 
 def points_of(candles: Sequence[Candle], course: States, begin: int) -> list[Point]:

@@ -27,6 +27,8 @@ POLL = 1.0
 """Seconds between two looks at the outbox when nobody says that something came."""
 DRAIN = 2.0
 """Seconds for what waits, at the end."""
+DRAIN_AWAY = 0.5
+"""The same while Redis is away, where all but what was told directly has to wait anyway."""
 
 
 class Delivery:
@@ -62,6 +64,8 @@ class Delivery:
         self._woken = trio.Event()
         self._ending = False
         self._foreign_said = False
+        self._away = False
+        """Whether Redis did not answer when it was asked last."""
 
     @property
     def figures(self) -> Mapping[str, Figures]:
@@ -92,7 +96,7 @@ class Delivery:
             finally:
                 self._ending = True
                 self._woken.set()
-                scope.deadline = trio.current_time() + DRAIN
+                scope.deadline = trio.current_time() + (DRAIN_AWAY if self._away else DRAIN)
 
     async def _work(self, scope: trio.CancelScope) -> None:
         ends = (Fenced, StoreUnusable)
@@ -107,13 +111,19 @@ class Delivery:
                             f"{what} {sender.name}",
                             run,
                         )
-                await self._follow()
-                for sender in self._senders:
-                    sender.end()
-                if self._lease.valid():
+
+                async def follow() -> None:
+                    await self._follow()
                     for sender in self._senders:
-                        await sender.finished.wait()
-                nursery.cancel_scope.cancel()
+                        sender.end()
+                    if self._lease.valid():
+                        for sender in self._senders:
+                            await sender.finished.wait()
+                    nursery.cancel_scope.cancel()
+                    await trio.sleep_forever()
+
+                # Whatever is wrong with an outbox or a channel must not end the feed.
+                await supervise("delivery", follow, self._journal, chance=self._chance, ends=ends)
 
     async def _follow(self) -> None:
         """Deal out what is in the outbox and what comes, until the end."""
@@ -121,12 +131,15 @@ class Delivery:
         while True:
             ending, wait = self._ending, POLL
             try:
-                if await self._read():
+                more = await self._read()
+                self._away = False
+                if more:
                     continue
                 backoff.reset()
             except (Fenced, StoreUnusable):
                 raise
             except StoreError as error:
+                self._away = True
                 wait = backoff.next(self._chance())
                 self._journal.debug("the outbox is not read", why=str(error))
             if ending:

@@ -322,6 +322,20 @@ class Feed:
         self.report.symbols = [product.symbol for product in self._products]
         self.report.aliases = aliases(products, self._products)
         self.journal.info("following", symbols=len(self._products), listed=len(products))
+        self._tell_rules()
+
+    def _tell_rules(self) -> None:
+        """Which rules are in force, and which of them look for what is not followed."""
+        names = ", ".join(rule.name for rule in self.plan.rules if rule.enabled)
+        channels = ", ".join(channel.name for channel in self.plan.channels)
+        self.journal.info("alert rules", rules=names or "none", channels=channels or "none")
+        for rule in self.plan.rules:
+            strange = sorted(set(rule.symbols or ()) - set(self.report.symbols))
+            if rule.enabled and strange:
+                self.journal.warning(
+                    "a rule names symbols that are not followed", rule=rule.name,
+                    symbols=",".join(strange), next="follow them, or mend the rule",
+                )  # fmt: skip
 
     async def _follow(self, rest: Rest) -> None:
         name, dialect = self.plan.dialect.name, self.plan.dialect

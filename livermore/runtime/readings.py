@@ -98,6 +98,7 @@ class _Found:
     before: State
     cursor: int | None
     corrected_from: int | None
+    changed_from: int | None
 
 
 @attrs.frozen
@@ -143,6 +144,8 @@ class Readings:
         """Series whose newest reading waits: its key is somebody else's."""
         self._wake = trio.Event()
         self._halted = False
+        self._shut_out = False
+        """Whether a key that alerts need is somebody else's."""
         self.work = Work()
 
     # -- for others -----------------------------------------------------------------------
@@ -227,13 +230,13 @@ class Readings:
             )  # fmt: skip
         return found
 
-    def bias(self, symbol: str, close_time: int) -> Bias | None:
-        """The bias of ``symbol`` at ``close_time`` (ms)."""
+    def bias(self, symbol: str, close_time: int) -> tuple[Bias | None, int]:
+        """The bias of ``symbol`` at ``close_time`` (ms), and of how many timeframes it is."""
         rows = self._rows_of.get(symbol)
         if rows is None:
-            return None
-        [leaning], _ = biases(self._current(rows[None, :], np.array([close_time])))
-        return None if leaning < 0 else BIASES[leaning]
+            return None, 0
+        [leaning], [known] = biases(self._current(rows[None, :], np.array([close_time])))
+        return None if leaning < 0 else BIASES[leaning], int(known)
 
     # -- the task -------------------------------------------------------------------------
 
@@ -252,10 +255,10 @@ class Readings:
                 self._queue
                 or self._stale
                 or self._unpublished.keys() - self._foreign
-                or (self._alerting is not None and self._alerting.waiting)
+                or (self._alerting is not None and self._alerting.waiting and not self._shut_out)
             ):
                 self._wake = trio.Event()
-                with trio.move_on_after(RETRY if self._foreign else math.inf):
+                with trio.move_on_after(RETRY if self._foreign or self._shut_out else math.inf):
                     await self._wake.wait()
             try:
                 await self.turn()
@@ -280,6 +283,9 @@ class Readings:
             elif fresh and written.series not in self._stale:
                 steps.append((self._heads[written.series], written, fresh))
         self._step(steps)
+        if self._alerting is not None:
+            # REST may have spoken of what they wait for before it was known that they do.
+            self._stale.update(one.series for one in queue if one.series in self._alerting.held)
         await self._publish()
         await self._alert()
         while self._stale:
@@ -291,7 +297,14 @@ class Readings:
 
     async def _alert(self) -> None:
         if self._alerting is not None and self._alerting.waiting:
-            await self._alerting.commit(self)
+            try:
+                await self._alerting.commit(self)
+            except StoreError as error:
+                self._shut_out = store.is_foreign(error)
+                if not self._shut_out:
+                    raise
+                return  # readings go on; that their corrections are told can wait as well
+            self._shut_out = False
         await self._settle_corrections()
 
     def _new_candles(self, written: store.Written) -> list[Candle] | None:
@@ -507,6 +520,8 @@ class Readings:
             fields, text, members, first, card = answers
             if not members:
                 head.version = 0
+                if self._alerting is not None:
+                    self._alerting.begin(one)
                 continue
             try:
                 known = store.read_companion(fields)
@@ -559,20 +574,22 @@ class Readings:
                 if not store.is_foreign(reply):
                     raise reply
                 continue  # somebody else's key: the writer tells, its next success leads here again
+            await trio.lowlevel.checkpoint()
             *fields, members = reply
             stored, _ = store.decode_candles(one, members)
             head = self._heads[one]
-            cursor = corrected_from = None
+            cursor = corrected_from = changed_from = None
             try:
                 known = store.read_companion(fields)
                 head.version = known.version
                 cursor, corrected_from = known.cursor, known.corrected_from
+                changed_from = known.changed_from
                 begin = start_of(stored, known.edge_time, known.edge, known.base)
             except MalformedMessage:
                 begin = Start(None, stored)
             if begin.candles:
                 before = self._states.state(head.row)
-                found.append(_Found(one, begin, head, before, cursor, corrected_from))
+                found.append(_Found(one, begin, head, before, cursor, corrected_from, changed_from))
         if not found:
             return
         self.work.replayed += len(found)
@@ -603,7 +620,7 @@ class Readings:
             await self._tell_older(each, course)
             if self._alerting is not None:
                 self._alerting.follow_again(
-                    each.series, each.begin.candles, course, each.corrected_from
+                    each.series, each.begin.candles, course, each.corrected_from, each.changed_from
                 )
             await trio.lowlevel.checkpoint()
         self._build([(each.series, each.begin.candles[-1]) for each in found])
@@ -623,10 +640,10 @@ class Readings:
                 wanted.add(corrected)
             else:
                 wanted.update(c.open_time for c in candles[:-1] if c.open_time >= corrected)
-        silent = found.cursor if found.cursor is not None else -1
+        silent = found.cursor if found.cursor is not None else 0
         at = [
             k for k, candle in enumerate(candles[:-1])
-            if candle.open_time in wanted and candle.open_time > silent
+            if candle.open_time in wanted and candle.open_time >= silent
         ]  # fmt: skip
         for begin in range(0, len(at), BREATHE):
             some = at[begin : begin + BREATHE]

@@ -342,6 +342,8 @@ class Sender:
             self._unsaid.update(dict.fromkeys(job.stored, SENDING))
             if not await self._keep() and job not in self._urgent:
                 return
+            if not job.rows:
+                return  # withdrawn meanwhile
         job.tried = job.flying = True
         try:
             mark = await self._send(job)

@@ -73,6 +73,8 @@ class Alert(msgspec.Struct, frozen=True, tag_field="type", tag="alert"):
     """Whether a correction made it."""
     reissue: Natural = 0
     """How often an alert of this id was withdrawn before."""
+    bias_timeframes: Natural = 0
+    """How many timeframes had a current stage for the bias."""
 
 
 class Withdrawal(msgspec.Struct, frozen=True, tag_field="type", tag="withdrawal"):

@@ -311,7 +311,8 @@ def _values(alert: Alert) -> str:
     if alert.stage is not None:
         parts.append(str(alert.stage))
     if alert.bias is not None:
-        parts.append(f"bias {_clean(alert.bias)}")
+        known = f" ({alert.bias_timeframes} of 5)" if alert.bias_timeframes else ""
+        parts.append(f"bias {_clean(alert.bias)}{known}")
     return ", ".join(parts)
 
 

@@ -309,6 +309,119 @@ async def test_alerts_of_one_close_tell_each_symbol_its_own_readings(valkey_url)
     desk.shut()
 
 
+async def waits(desk: AlertDesk) -> tuple[AlertDesk, int, Candle]:
+    """Another desk just before a slot whose empty candle would alert, and what makes it so."""
+    slot = FIRST
+    while not await desk.alerts():
+        await desk.slots(slot, slot + 1)
+        slot += 1
+    at = slot - 1
+    other = AlertDesk(desk.lanes.url)
+    other.now = T0 + FIRST * M5.ms
+    await other.start()
+    await other.close(*(candle(other, s) for s in range(FIRST)))
+    await other.slots(FIRST, at)
+    other.now = T0 + (at + 1) * M5.ms + 1500
+    push = (price(at) - price(at - 1)) * 3
+    return other, at, attrs.evolve(candle(other, at - 1, shift=push, rest=True), as_of=other.now)
+
+
+def nothing(desk: AlertDesk, slot: int, evidence: Evidence) -> Candle:
+    time = T0 + slot * M5.ms
+    return empty(desk.series(), time, 1.0, evidence, time + (1 + 2 * evidence) * M5.ms)
+
+
+async def test_rest_may_speak_of_an_empty_candle_before_the_rules_have_seen_it(desk):
+    other, at, push = await waits(desk)
+    await other.close(push)
+    await other.close(nothing(other, at, Evidence.ASSUMED), reading=False)
+    await other.close(nothing(other, at, Evidence.REST))
+    assert not other.alerting.held
+    assert (await other.alerts())[-1].open_time == T0 + at * M5.ms
+    other.shut()
+
+
+async def test_rest_may_speak_while_the_candles_are_being_read(desk, monkeypatch):
+    other, at, push = await waits(desk)
+    await other.close(push, nothing(other, at, Evidence.ASSUMED), reading=False)
+    ask = other.lanes.run_each
+
+    async def answer(calls, lane="write"):
+        replies = await ask(calls, lane)
+        monkeypatch.undo()
+        await other.close(nothing(other, at, Evidence.REST), reading=False)
+        return replies
+
+    monkeypatch.setattr(other.lanes, "run_each", answer)
+    await other.readings.turn()  # a correction is replayed
+    await other.readings.turn()
+    assert not other.alerting.held
+    assert (await other.alerts())[-1].open_time == T0 + at * M5.ms
+    other.shut()
+
+
+async def test_candles_that_were_lost_unmake_no_alert(desk):
+    await desk.slots(FIRST, 600)
+    before = await desk.entries()
+    keys = store.keys(desk.series())
+    await desk.lanes.one("DEL", keys.candles)
+    await desk.lanes.one("DEL", keys.companion)
+    desk.now = T0 + 601 * M5.ms + 1500
+    await desk.close(candle(desk, 600))
+    await desk.history([candle(desk, slot, rest=True) for slot in range(301, 601)])
+    await desk.readings.turn()
+    assert await desk.entries() == before
+
+
+async def test_other_rules_over_candles_that_were_lost_begin_anew(desk):
+    await desk.slots(FIRST, FIRST + 5)
+    for series in store.all_series(desk.exchange, "BTC-USD"):
+        keys = store.keys(series)
+        for key in (keys.candles, keys.companion, keys.indicator):
+            await desk.lanes.one("DEL", key)
+    desk.rules = (*DEFAULT_RULES, rule_from({"rule": "move", "percent": 1e-4, "candles": 1}))
+    await desk.start()
+    await desk.slots(FIRST + 9, FIRST + 10)
+    assert (await desk.reading()).count == 1
+
+
+async def test_an_outbox_of_somebody_else_holds_up_no_reading_and_loses_no_alert(desk):
+    await desk.slots(FIRST, 600)
+    undisturbed = names(await desk.alerts())
+    other = AlertDesk(desk.lanes.url)
+    other.now = T0 + FIRST * M5.ms
+    await other.start()
+    await other.close(*(candle(other, slot) for slot in range(FIRST)))
+    key = outbox.stream_key(other.exchange)
+    await other.lanes.one("SET", key, "theirs")
+    for slot in range(FIRST, 555):
+        wrong = slot % 9 == 0
+        await other.slots(slot, slot + 1) if not wrong else await other.close(
+            candle(other, slot, shift=50.0)
+        )
+        if slot % 9 == 4:
+            other.now = T0 + (slot + 1) * M5.ms + 2000
+            right = attrs.evolve(candle(other, slot - 4, rest=True), as_of=other.now)
+            await other.close(right)
+    assert (await other.reading()).macdv == pytest.approx(await macdv_at(desk, 554))
+    await other.lanes.one("DEL", key)
+    await other.slots(555, 600)
+    rows = await other.entries()
+    assert not any(isinstance(row.entry, Withdrawal) for row in rows)
+    assert sorted(names(await other.alerts())) == sorted(undisturbed)
+    other.shut()
+
+
+async def macdv_at(desk: AlertDesk, slot: int) -> float | None:
+    """As the candles up to there give it."""
+    fresh = AlertDesk(desk.lanes.url)
+    await fresh.start()
+    await fresh.close(*(candle(fresh, s) for s in range(slot + 1)))
+    found = (await fresh.reading()).macdv
+    fresh.shut()
+    return found
+
+
 async def test_a_successor_silences_the_rules_of_the_one_before(desk):
     await desk.slots(FIRST, 260)
     other = Lease(Redis(desk.lanes.url), desk.exchange, "them", {}, epoch=desk.lease.epoch)
@@ -318,3 +431,50 @@ async def test_a_successor_silences_the_rules_of_the_one_before(desk):
     with pytest.raises(StoreError, match="older"):
         await desk.slots(260, 600)
     other.redis.close()
+
+
+async def test_a_repair_of_missing_candles_is_no_correction(desk):
+    slot = FIRST
+    while not await desk.alerts():
+        await desk.slots(slot, slot + 1)
+        slot += 1
+    [alert] = await desk.alerts()
+    at = (alert.open_time - T0) // M5.ms
+    other = AlertDesk(desk.lanes.url)
+    other.now = T0 + FIRST * M5.ms
+    await other.start()
+    await other.close(*(candle(other, s) for s in range(FIRST)))
+    await other.slots(FIRST, at - 1)
+    await other.slots(at, at + 1)  # the slot before it was lost
+    assert await other.alerts() == []
+    other.now += 2_500
+    await other.close(candle(other, at - 1, rest=True))
+    [found] = await other.alerts()
+    assert (found.open_time, found.latency) == (alert.open_time, 4_000)
+    assert (found.late, found.corrected, found.holds) == (False, False, None)
+    other.shut()
+
+
+async def test_a_price_older_than_the_candle_is_not_the_last_one(desk):
+    old = (1.0, desk.now - 86_400_000)
+    object.__setattr__(desk.alerting, "price", lambda symbol: old)
+    await desk.slots(FIRST, 400)
+    for alert in await desk.alerts():
+        assert (alert.last_price, alert.last_price_time) == (alert.close, alert.close_time)
+    assert await desk.alerts()
+
+
+async def test_a_late_move_holds_while_the_price_stays_there(desk):
+    desk.rules = (rule_from({"rule": "move", "percent": 1.0, "candles": 3}),)
+    await desk.restart()
+    desk.now = T0 + 330 * M5.ms + 1500
+    last = price(320)
+    object.__setattr__(desk.alerting, "price", lambda symbol: (last, desk.now))
+    await desk.history([candle(desk, slot, rest=True) for slot in range(FIRST, 330)])
+    await desk.readings.turn()
+    found = await desk.alerts()
+    assert {alert.holds for alert in found} == {True, False}
+    for alert in found:
+        base = price((alert.open_time - T0) // M5.ms - 3)
+        moved = (last / base - 1) * (100 if alert.direction == "up" else -100)
+        assert alert.holds == (moved >= 1.0)

@@ -16,6 +16,7 @@ from livermore.adapters.redis import Call
 from livermore.errors import StoreError
 from livermore.market.candle import Candle
 from livermore.market.timeframe import Timeframe
+from livermore.runtime.readings import Readings
 from livermore.signals.reading import Reading
 from tests.integration.test_readings import Desk, assert_equal, candle, nothing
 
@@ -141,6 +142,36 @@ async def test_a_crash_around_the_telling_loses_none_and_repeats_none(valkey_url
     again.shut()
 
 
+async def test_what_closes_while_a_correction_is_told_does_not_have_it_told_again(
+    valkey_url, monkeypatch
+):
+    desk = Desk(valkey_url)
+    await desk.start()
+    await a_series(desk, 90)
+    settle = Readings._settle_corrections
+
+    async def after_a_close(readings: Readings) -> None:
+        if readings._corrected:
+            monkeypatch.undo()
+            await desk.close(candle(desk, 90), reading=False)
+        await settle(readings)
+
+    monkeypatch.setattr(Readings, "_settle_corrections", after_a_close)
+    await desk.close(candle(desk, 80, shift=2.0, rest=True))
+    await desk.readings.turn()
+    companion = store.keys(desk.series()).companion
+    assert await desk.lanes.one("HGET", companion, "corrected_from") is None
+    # Another correction meanwhile is one that was not told.
+    version = int(await desk.lanes.one("HGET", companion, "version"))
+    await desk.close(candle(desk, 85, shift=2.0, rest=True), reading=False)
+    await desk.lanes.run([store.recomputed(desk.series(), desk.lease.epoch, version)])
+    assert await desk.lanes.one("HGET", companion, "corrected_from") is not None
+    # And a version from before the store was emptied says nothing of this one.
+    await desk.lanes.run([store.recomputed(desk.series(), desk.lease.epoch, version + 100)])
+    assert await desk.lanes.one("HGET", companion, "corrected_from") is not None
+    desk.shut()
+
+
 async def test_what_was_stored_while_readings_were_away_is_told_candle_by_candle(valkey_url):
     desk = Desk(valkey_url)
     await desk.start()
@@ -170,7 +201,7 @@ async def test_history_is_told_by_its_newest_reading_alone(valkey_url):
         # announced are told anew, those of the history never were.
         await desk.history([candle(desk, slot, rest=True) for slot in range(100)])
         await desk.readings.turn()
-        await check(ears.heard(1), desk, [200])
+        await check(ears.heard(2), desk, [199, 200])
     desk.shut()
 
 

@@ -364,6 +364,20 @@ async def test_a_cancelled_write_is_not_abandoned_half_way(valkey_url):
     lanes.close()
 
 
+async def test_what_is_asked_of_a_stalled_server_for_alerts_is_left_behind(own_valkey):
+    lanes = Redis(own_valkey.url)
+    await lanes.one("PING", lane="alerts")
+    own_valkey.pause()
+    began = time.monotonic()
+    with trio.move_on_after(0.1) as scope:
+        await lanes.one("PING", lane="alerts")
+    assert scope.cancelled_caught
+    assert time.monotonic() - began < 2.5
+    own_valkey.resume()
+    assert await lanes.one("PING", lane="alerts")
+    lanes.close()
+
+
 # -- listening --------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from livermore.errors import (
     StoreError,
 )
 from livermore.market.timeframe import Timeframe
-from livermore.runtime.delivery import DRAIN, Delivery
+from livermore.runtime.delivery import DRAIN, DRAIN_AWAY, Delivery
 from livermore.runtime.journal import Journal
 from livermore.runtime.lease import Lease
 from livermore.runtime.sender import MOST, Draw
@@ -689,6 +689,32 @@ async def test_one_that_waits_for_a_dead_channel_is_not_sent_either_unless_it_wa
         assert world.states() == ["withdrawn", "sent m1", "withdrawn", "sent m2"]
 
 
+class Slow(Inline):
+    """What marks an alert takes longer than it takes to withdraw it."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    async def run(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
+        if self.meanwhile and any(outbox.SENDING in map(str, call) for call in calls):
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+            await trio.sleep(2)
+        return await super().run(calls, lane)
+
+
+async def test_an_alert_withdrawn_while_it_is_being_marked_is_not_sent(
+    world: World, desk: FakeChannel, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+):
+    world.redis = slow = Slow(world.redis.client)
+    async with world.delivering():
+        [entry] = world.post(alert(1))
+        slow.meanwhile = lambda: world.post(withdrawal(alert(1), entry))
+        await trio.sleep(30)
+        assert desk.tries == 0
+        assert world.states() == ["withdrawn", "withdrawn"]
+        assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_a_sent_alert_is_edited_where_the_channel_can(
     world: World, desk: FakeChannel, autojump_clock: MockClock, restarted: bool
@@ -894,6 +920,33 @@ async def test_a_dead_channel_does_not_hold_up_the_end(
         await trio.sleep(10)
         ended = trio.current_time()
     assert trio.current_time() == ended
+
+
+async def test_a_redis_that_is_away_does_not_hold_up_the_end(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    async with world.delivering():
+        world.post(alert(1))
+        world.redis.away = True
+        await trio.sleep(10)
+        ended = trio.current_time()
+    assert trio.current_time() <= ended + DRAIN_AWAY
+    assert desk.said == []
+
+
+async def test_a_damaged_outbox_does_not_end_the_feed(
+    world: World, desk: FakeChannel, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+):
+    world.register()
+    marks = outbox.marks_key(EXCHANGE)
+    world.redis.client.one("HSET", marks, "dropped|desk", "not a number")
+    async with world.delivering():
+        world.put(alert(1))
+        await trio.sleep(5)
+        world.redis.client.one("HDEL", marks, "dropped|desk")
+        await trio.sleep(100)
+        assert desk.entries == [[alert(1)]]
+        assert any("delivery failed unexpectedly" in one.message for one in caplog.records)
 
 
 # -- charts -----------------------------------------------------------------------------------

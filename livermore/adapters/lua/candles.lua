@@ -16,7 +16,7 @@ local keep, tf = tonumber(ARGV[2]), tonumber(ARGV[3])
 local label = {[0] = 'assumed', [1] = 'stream', [2] = 'rest'}
 local rank_of = {assumed = 0, stream = 1, rest = 2}
 
-local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected', 'corrected_from')
+local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected', 'corrected_from', 'changed_from')
 local epoch = tonumber(known[1] or '') or 0
 if tonumber(ARGV[1]) < epoch then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is older than ' .. known[1])
@@ -25,7 +25,7 @@ local cursor = tonumber(known[2] or '')
 local version = tonumber(known[3] or '') or 0
 local edge_time = tonumber(known[4] or '')
 local corrected_version = tonumber(known[5] or '') or 0
-local corrected_from = tonumber(known[6] or '')
+local corrected_from, changed_from = tonumber(known[6] or ''), tonumber(known[7] or '')
 local fields = {}
 local function note(name, value)
   fields[#fields + 1] = name
@@ -113,8 +113,9 @@ if not cursor and #ARGV > 10 then
 end
 
 local codes, changed, corrected, hold = {}, false, false, false
-local function correct(time)
+local function correct(time, existed)
   corrected = true
+  if existed and (not changed_from or time < changed_from) then changed_from = time end
   -- Readings from here on are others now, until whoever computes them says they were told.
   if not corrected_from or time < corrected_from then corrected_from = time end
   -- What the replay edge absorbed is no longer so: nothing may go before a new edge is known, and
@@ -165,7 +166,7 @@ for i = 11, #ARGV, 5 do
         newest = {time = time, prices = prices, kind = kind}
       else
         code = 'i'
-        correct(time)
+        correct(time, false)
         flatten_after(time, prices)
       end
     end
@@ -186,7 +187,7 @@ for i = 11, #ARGV, 5 do
       changed = true
       if newest and newest.time == time then newest = {time = time, prices = prices, kind = kind} end
       if not same then
-        correct(time)
+        correct(time, true)
         flatten_after(time, prices)
       end
     end
@@ -222,6 +223,7 @@ if changed then
     corrected_version = version
     note('corrected', string.format('%d', version))
     note('corrected_from', string.format('%d', corrected_from))
+    if changed_from then note('changed_from', string.format('%d', changed_from)) end
   end
 end
 if #fields > 0 then redis.call('HSET', companion, unpack(fields)) end
