@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _command(list(sys.argv[1:] if arguments is None else arguments))
             sys.stdout.flush()
     except KeyboardInterrupt:
+        # Between the making of a coroutine and its first step there is a moment for a Ctrl-C.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         print("livermore: interrupted", file=sys.stderr)
         return 0
     except BrokenPipeError:
