@@ -515,8 +515,8 @@ def _channel(table: Mapping[str, object], source: _Source) -> ChannelSettings:
                 raise _wrong(source, "this URL is a secret: name its variable with url_env")
             raise _wrong(source, f"unknown key {_quoted(key)}{near(key, taken)}")
     name = table.get("name", kind)
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
-        raise _wrong(source, "name: up to 40 letters, digits, - and _ are wanted")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", name):
+        raise _wrong(source, "name: a letter, then up to 39 letters, digits, - and _")
     for key in ("url_env", "secret_env"):
         _variable_name(table.get(key), key, source)
     url = table.get("url")

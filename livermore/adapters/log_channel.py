@@ -9,7 +9,7 @@ import trio
 from livermore.errors import ChannelRefused
 from livermore.market.timeframe import iso
 from livermore.signals.alert import Alert, Entry, Withdrawal
-from livermore.signals.message import Message, MessageKind, headline, message_of
+from livermore.signals.message import Message, MessageKind, When, headline, message_of
 
 _LOG = logging.getLogger("livermore.alerts")
 
@@ -35,9 +35,11 @@ class LogChannel:
         if not message.entries:
             _LOG.info("%s", headline(message), extra={"fields": {"id": message.id}})
         for entry in message.entries:
-            one = message_of([entry], possibly_repeated=message.possibly_repeated)
+            one = message_of(
+                [entry], possibly_repeated=message.possibly_repeated, when=message.when
+            )
             level = logging.WARNING if one.kind is MessageKind.BLIND else logging.INFO
-            _LOG.log(level, "%s", headline(one), extra={"fields": _fields(entry)})
+            _LOG.log(level, "%s", headline(one), extra={"fields": _fields(entry, message.when)})
         return ""
 
     async def edit(self, message_id: str, message: Message) -> None:
@@ -49,7 +51,7 @@ class LogChannel:
         raise ChannelRefused(f"{self.name}: a log takes no picture")
 
 
-def _fields(entry: Entry) -> dict[str, object]:
+def _fields(entry: Entry, when: When) -> dict[str, object]:
     if isinstance(entry, Withdrawal):
         return {"why": entry.why, "id": entry.alert.id}
     if isinstance(entry, Alert):
@@ -60,7 +62,7 @@ def _fields(entry: Entry) -> dict[str, object]:
             "price": entry.last_price,
             "candle": iso(entry.open_time),
             "latency_ms": entry.latency,
-            "holds": entry.holds if entry.late else None,
+            "holds": when.holds(entry) if entry.late else None,
             "id": entry.id,
         }
         return {key: value for key, value in known.items() if value is not None}

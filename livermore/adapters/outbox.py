@@ -210,9 +210,12 @@ WITHDRAWN = "withdrawn"
 """Final: an alert that was withdrawn before it was sent, and its withdrawal."""
 
 
-def sent(message_id: str, *, combined: bool = False) -> str:
-    """The mark of what was sent; ``combined``: in one message with others."""
-    words = ["sent", message_id or ("-" if combined else ""), "combined" if combined else ""]
+def sent(message_id: str, *, combined: bool = False, at: int | None = None) -> str:
+    """The mark of what was sent; ``combined``: in one message with others, said late as of ``at``
+    (exchange ms)."""
+    if not combined:
+        return " ".join(filter(None, ["sent", message_id]))
+    words = ["sent", message_id or "-", "combined", "" if at is None else str(at)]
     return " ".join(filter(None, words))
 
 
@@ -229,6 +232,8 @@ class Delivered:
     message_id: str = ""
     combined: bool = False
     why: str = ""
+    at: int | None = None
+    """Exchange ms as of which a combined message was said to be late."""
 
     @property
     def final(self) -> bool:
@@ -241,8 +246,14 @@ def read_mark(mark: str) -> Delivered:
     state, _, rest = mark.partition(" ")
     if state == "dropped":
         return Delivered(state, why=rest)
-    message_id, _, how = rest.partition(" ")
-    return Delivered(state, "" if message_id == "-" else message_id, how == "combined")
+    message_id, _, more = rest.partition(" ")
+    how, _, at = more.partition(" ")
+    return Delivered(
+        state,
+        "" if message_id == "-" else message_id,
+        how == "combined",
+        at=int(at) if at.isdecimal() else None,
+    )
 
 
 @attrs.frozen

@@ -20,15 +20,12 @@ from livermore.errors import MalformedMessage, StoreError
 from livermore.market.candle import Candle, Evidence, Kind, Series
 from livermore.runtime.lease import Lease
 from livermore.signals import rules as rules_
-from livermore.signals.alert import Alert, Beside, Withdrawal
+from livermore.signals.alert import LATE, Alert, Beside, Withdrawal
 from livermore.signals.bias import Bias
 from livermore.signals.reading import Reading, shown
 from livermore.signals.rules import Alerted, Fired, Memory, Point, Rule
 from livermore.signals.stage import STAGES, Stage, stages
 from livermore.signals.state import States, numbers
-
-LATE = 120_000
-"""Milliseconds after its candle's end from which on an alert is late."""
 
 
 class Shown(Protocol):
@@ -78,6 +75,7 @@ class Alerting:
     _dirty: set[Series] = attrs.field(factory=set, init=False)
     _found: list[_Found] = attrs.field(factory=list, init=False)
     _unmade: list[tuple[Series, Alerted]] = attrs.field(factory=list, init=False)
+    _distrusted: bool = attrs.field(default=False, init=False)
 
     @property
     def waiting(self) -> bool:
@@ -91,6 +89,13 @@ class Alerting:
             some = series[at : at + 500]
             fields = [outbox.memory_field(one) for one in some]
             texts = await self.redis.one(*outbox.read_memories(exchange, fields))
+            unlooked = [
+                field
+                for one, field, text in zip(some, fields, texts, strict=True)
+                if text is not None and not self._covering(one)
+            ]
+            if unlooked:  # a rule that covers them again begins anew: no candle from now on alerts
+                await self.redis.one("HDEL", outbox.rules_key(exchange), *unlooked)
             for one, text in zip(some, texts, strict=True):
                 if not self._covering(one):
                     continue
@@ -102,6 +107,22 @@ class Alerting:
                 if memory is not None:
                     self._memories[one] = memory
                 # Without one the stored candles make it, silently.
+
+    def distrust(self) -> None:
+        """Somebody else may have held the exchange: what is remembered is read anew."""
+        self._distrusted = True
+
+    async def refresh(self) -> None:
+        """Read anew what is distrusted. The series must be gone through again after it."""
+        if not self._distrusted:
+            return
+        series = list(self._rules)
+        for known in (
+            self.held, self._memories, self._recent, self._dirty, self._found, self._unmade
+        ):  # fmt: skip
+            known.clear()
+        await self.start(series)
+        self._distrusted = False
 
     def resume(self, series: Series, newest: Candle, reading: Reading) -> bool:
         """Go on behind ``newest``; False when the stored candles have to be gone through."""

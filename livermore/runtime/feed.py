@@ -283,6 +283,8 @@ class Feed:
             self.report.epoch = self._lease.epoch
             self.journal.warning("lease taken anew", epoch=self._lease.epoch)
             # Somebody may have held it in between, and ended.
+            if self.report.alerting is not None:
+                self.report.alerting.distrust()
             if self.report.readings is not None:
                 self.report.readings.distrust(self._series)
             self._scan_wanted.set()

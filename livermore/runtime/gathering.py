@@ -12,6 +12,7 @@ import attrs
 
 from livermore.adapters.outbox import Row
 from livermore.signals.alert import Alert
+from livermore.signals.message import When
 
 SETTLE = 3.0
 """Seconds after a candle's end for which the alerts of its close are gathered."""
@@ -39,7 +40,7 @@ class Group:
 @attrs.define(eq=False)
 class _Gathered:
     close_time: int | None
-    """None: late ones."""
+    """None: late ones, or what one message told that may have been sent before."""
     repeated: bool
     begun: float
     due: float
@@ -57,19 +58,27 @@ class Gathering:
     def add(
         self, row: Row, alert: Alert, moment: float, now: int | None, *, repeated: bool
     ) -> None:
-        """``alert`` came in ``row``."""
-        close_time = None if alert.late else alert.close_time
+        """``alert`` came in ``row``.
+
+        Messages go one after the other, so all that are ``repeated`` were one, and stay it.
+        """
+        late = When(now).late(alert)
+        close_time = None if late or repeated else alert.close_time
         found = self._gathered.get((close_time, repeated))
         if found is None:
-            due = moment + self._patience(alert, now)
+            due = moment + (QUIET if late else self._patience(alert, now))
             found = _Gathered(close_time, repeated, moment, due)
             self._gathered[close_time, repeated] = found
-        elif alert.late:
+        elif late:
             found.due = min(moment + QUIET, found.begun + LONGEST)
         found.rows.append(row)
 
+    def crowded(self, close_time: int, waiting: int) -> bool:
+        """Whether what waits of a close is told together: with what was told they are many."""
+        return max(self._told.get(close_time, 0), waiting) > CROWD
+
     def _patience(self, alert: Alert, now: int | None) -> float:
-        if alert.late or self._told.get(alert.close_time, 0) > CROWD:
+        if self.crowded(alert.close_time, 0):
             return QUIET
         left = 0.0 if now is None else alert.close_time / 1000 + SETTLE - now / 1000
         return min(left, SETTLE) if left > 0 else STRAGGLE
@@ -91,11 +100,10 @@ class Gathering:
             rows = tuple(sorted(one.rows, key=_strength, reverse=True))
             crowd = one.close_time is None
             if one.close_time is not None:
-                told = self._told.get(one.close_time, 0) + len(rows)
-                self._told[one.close_time] = told
+                self._told[one.close_time] = self._told.get(one.close_time, 0) + len(rows)
+                crowd = self.crowded(one.close_time, 0)
                 while len(self._told) > CLOSES:
                     del self._told[min(self._told)]
-                crowd = told > CROWD
             groups = [rows] if crowd else [(row,) for row in rows]
             yield from (Group(group, one.repeated) for group in groups)
 

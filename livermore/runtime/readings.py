@@ -273,6 +273,8 @@ class Readings:
 
     async def turn(self) -> None:
         """Bring every reading up to what was stored."""
+        if self._alerting is not None:
+            await self._alerting.refresh()
         queue, self._queue = self._queue, []
         self.work.behind = len(queue)
         steps: list[tuple[_Head, store.Written, list[Candle]]] = []
@@ -287,25 +289,32 @@ class Readings:
             # REST may have spoken of what they wait for before it was known that they do.
             self._stale.update(one.series for one in queue if one.series in self._alerting.held)
         await self._publish()
-        await self._alert()
+        trouble = await self._alert()
         while self._stale:
             some = list(self._stale)[:REPLAYED_AT_ONCE]
             await self._replay(some)
             self._stale.difference_update(some)
             await self._publish()
-            await self._alert()
+            trouble = await self._alert() or trouble
+        if trouble is not None:
+            raise trouble
 
-    async def _alert(self) -> None:
+    async def _alert(self) -> StoreError | None:
+        """Hand on what the rules found; returns why that is not possible now.
+
+        Readings go on without it. In a cluster the outbox may be away alone.
+        """
         if self._alerting is not None and self._alerting.waiting:
             try:
                 await self._alerting.commit(self)
             except StoreError as error:
                 self._shut_out = store.is_foreign(error)
-                if not self._shut_out:
+                if type(error) is not StoreError:
                     raise
-                return  # readings go on; that their corrections are told can wait as well
+                return None if self._shut_out else error
             self._shut_out = False
         await self._settle_corrections()
+        return None
 
     def _new_candles(self, written: store.Written) -> list[Candle] | None:
         """The candles to step over, or None when only a replay is exact."""
@@ -481,14 +490,14 @@ class Readings:
         self._after.put(first, States.fresh(len(first)))
         self._before.put(rows, self._after.take(rows))
         self._advance(self._after, rows.tolist(), [candle for _, candle in moving.values()])
-        for head, candle in moving.values():
-            self._save_edge(head, candle.series, candle.open_time)
+        self._save_edges([(head, c.series, c.open_time) for head, c in moving.values()])
 
-    def _save_edge(self, head: _Head, series: Series, time: int) -> None:
-        head.edge_time = time
-        self._edges[series] = store.Edge(
-            time, self._after.to_json(head.row), self._before.to_json(head.row)
-        )
+    def _save_edges(self, found: Sequence[tuple[_Head, Series, int]]) -> None:
+        rows = np.array([head.row for head, _, _ in found], np.int64)
+        texts = zip(self._after.to_jsons(rows), self._before.to_jsons(rows), strict=True)
+        for (head, series, time), (after, before) in zip(found, texts, strict=True):
+            head.edge_time = time
+            self._edges[series] = store.Edge(time, after, before)
 
     # -- from the store -------------------------------------------------------------------
 
@@ -607,10 +616,12 @@ class Readings:
             self._run_through(rows, [c[cut : cut + 1] for c, cut in zip(lists, cuts, strict=True)])
         )
         self._after.put(rows, self._states.take(rows))
+        full: list[tuple[_Head, Series, int]] = []
         for each, cut in zip(found, cuts, strict=True):
             each.head.edge_time = 0
             if len(each.begin.candles) >= store.KEEP:
-                self._save_edge(each.head, each.series, each.begin.candles[cut].open_time)
+                full.append((each.head, each.series, each.begin.candles[cut].open_time))
+        self._save_edges(full)
         courses.append(
             self._run_through(rows, [c[cut + 1 :] for c, cut in zip(lists, cuts, strict=True)])
         )

@@ -8,6 +8,7 @@ a bound. While Redis is away nothing can be marked and nothing of the outbox is 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from livermore.runtime.gathering import Gathering
 from livermore.runtime.journal import Journal
 from livermore.runtime.lease import Lease
 from livermore.signals.alert import Alert, Entry, Withdrawal
-from livermore.signals.message import Message, message_of
+from livermore.signals.message import Message, MessageKind, When, message_of
 
 LANE = "alerts"
 MOST = 200
@@ -41,8 +42,12 @@ REMEMBERED = 2000
 """Entries of which it is remembered what became of them: a store that was lost does not know."""
 CHARTS = 20
 """Charts that wait to be drawn; the oldest go."""
+CHART_TRIES = 3
+"""How often a chart is offered to a channel that is busy."""
 CRASHES = 3
 """How often a message may break the channel's own code before it is dropped."""
+UNDATED = 60.0
+"""Seconds for which alerts wait for the exchange's time, without which none can be called late."""
 LOOK = 1.0
 """Seconds between two looks at whether Redis and the lease are there again."""
 
@@ -68,6 +73,8 @@ class _Job:
     """One message. ``rows`` without an id are not of the outbox."""
 
     rows: list[Row]
+    number: int
+    """The later it came, the larger."""
     repeated: bool = False
     tried: bool = False
     flying: bool = False
@@ -76,6 +83,12 @@ class _Job:
     @property
     def entries(self) -> list[Entry]:
         return [row.entry for row in self.rows]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nobody can have seen it, and it tells of alerts."""
+        told = self.tried or self.repeated
+        return not told and all(isinstance(entry, Alert) for entry in self.entries)
 
     @property
     def stored(self) -> list[str]:
@@ -115,6 +128,9 @@ class Sender:
         self._journal = journal
         self._draw = draw if channel.edits else None
         self._gathering = Gathering()
+        self._numbers = itertools.count()
+        self._begun: float | None = None
+        """Monotonic."""
         self._urgent: deque[_Job] = deque()
         """What tells that we are blind, and not any more: before all else."""
         self._ready: deque[_Job] = deque()
@@ -196,7 +212,7 @@ class Sender:
         row = Row("", posting.claim, posting.entry, posting.channels)
         waits = any(row.claim == one.claim for job in self._urgent for one in job.rows)
         if row.goes_to(self.name) and row.claim not in self._done and not waits:
-            self._urgent.append(_Job([row]))
+            self._urgent.append(self._job([row]))
             self._woken.set()
 
     def end(self) -> None:
@@ -211,6 +227,9 @@ class Sender:
 
     # -- what waits -----------------------------------------------------------------------
 
+    def _job(self, rows: Sequence[Row], *, repeated: bool = False) -> _Job:
+        return _Job(list(rows), next(self._numbers), repeated)
+
     def _queue(self, row: Row, *, repeated: bool) -> None:
         entry = row.entry
         if isinstance(entry, Alert):
@@ -221,14 +240,14 @@ class Sender:
             if (unsent := self._unsent(entry.entry)) is not None:
                 self._finish([unsent, row], WITHDRAWN)
             else:
-                self._ready.append(_Job([row], repeated))
+                self._ready.append(self._job([row], repeated=repeated))
         else:
             for job in self._urgent:
                 for number, one in enumerate(job.rows):
                     if one.claim == row.claim:
                         job.rows[number] = row  # it is told already, and gets its mark now
                         return
-            self._urgent.append(_Job([row], repeated))
+            self._urgent.append(self._job([row], repeated=repeated))
 
     def _unsent(self, stream_id: str) -> Row | None:
         """Take an alert out of what waits, unless it may have been sent: then it stays before."""
@@ -236,7 +255,7 @@ class Sender:
             [row] = group.rows
             if not group.repeated:
                 return row
-            self._ready.append(_Job([row], repeated=True))
+            self._ready.append(self._job([row], repeated=True))
         for job in [job for job in self._ready if not job.tried and not job.repeated]:
             for row in [row for row in job.rows if row.id == stream_id]:
                 job.rows.remove(row)
@@ -249,10 +268,11 @@ class Sender:
         """What was gathered for long enough becomes messages; the oldest of too many go."""
         moment = math.inf if self._ending else trio.current_time()
         for group in self._gathering.due(moment):
-            self._ready.append(_Job(list(group.rows), group.repeated))
+            self._ready.append(self._job(group.rows, repeated=group.repeated))
         gone = 0
         while len(self._ready) + len(self._urgent) > MOST:
-            job = (self._ready or self._urgent).popleft()
+            job = min((*self._ready, *self._urgent), key=lambda job: job.number)
+            (self._ready if job in self._ready else self._urgent).remove(job)
             gone += len(job.rows)
             self._finish(job.rows, outbox.dropped(f"{MOST} newer messages waited"))
         if gone and not self._overflowing:
@@ -265,10 +285,45 @@ class Sender:
         if trio.current_time() < self._not_before:
             return None
         ours = self._lease.valid()
-        if store and ours:
-            return next(iter(self._urgent or self._ready), None)
+        if store and ours and not self._urgent and self._dated:
+            if not self._why:
+                self._regroup()
+            return next(iter(self._ready), None)
         # A blindness is told with or without Redis.
         return next((job for job in self._urgent if ours or not job.stored), None)
+
+    @property
+    def _dated(self) -> bool:
+        """Whether it can be told what is late, or has been waited for that for long enough."""
+        begun = trio.current_time() if self._begun is None else self._begun
+        waited = trio.current_time() - begun >= UNDATED
+        return self._clock() is not None or waited or self._ending
+
+    @property
+    def _when(self) -> When:
+        now = self._clock()
+        return When(now, unknown=now is None)
+
+    def _regroup(self) -> None:
+        """What waited and was not tried yet is told as one of late ones, or of a close.
+
+        Not before the channel takes messages: until then they are counted, and the oldest go.
+        """
+        fresh = [job for job in self._ready if job.fresh]
+        together: dict[int | None, list[_Job]] = {}
+        for job in fresh:
+            alerts = [entry for entry in job.entries if isinstance(entry, Alert)]
+            late = all(map(self._when.late, alerts))
+            together.setdefault(None if late else alerts[0].close_time, []).append(job)
+        for close_time, jobs in together.items():
+            [first, *others] = jobs
+            count = sum(len(job.rows) for job in jobs)
+            if close_time is not None and not self._gathering.crowded(close_time, count):
+                continue
+            for job in others:
+                first.rows += job.rows
+                first.number = job.number
+                self._ready.remove(job)
 
     # -- what becomes of it ---------------------------------------------------------------
 
@@ -316,6 +371,8 @@ class Sender:
 
     async def run(self) -> None:
         """Send what comes, until cancelled. Raises :class:`Fenced` and :class:`StoreUnusable`."""
+        if self._begun is None:
+            self._begun = trio.current_time()
         while True:
             self._collect()
             job = self._next(store=await self._keep())
@@ -400,16 +457,20 @@ class Sender:
         [first, *more] = job.entries
         if isinstance(first, Withdrawal):
             return await self._withdraw(first, repeated=job.repeated)
-        message, message_id = await self._say(job.entries, repeated=job.repeated)
+        when = self._when
+        message, message_id = await self._say(job.entries, when, repeated=job.repeated)
         if isinstance(first, Alert) and not more and message_id and self._draw is not None:
             chart = _Chart(job.rows[0].claim, first, message_id, message)
             self._charts.append(chart)
             self._charted.set()
-        return outbox.sent(message_id, combined=bool(more))
+        late = message.kind is MessageKind.LATE
+        return outbox.sent(message_id, combined=bool(more), at=when.at if late else None)
 
-    async def _say(self, entries: Sequence[Entry], *, repeated: bool) -> tuple[Message, str]:
+    async def _say(
+        self, entries: Sequence[Entry], when: When, *, repeated: bool
+    ) -> tuple[Message, str]:
         gone = max(0, self._dropped - self._told)
-        message = message_of(entries, possibly_repeated=repeated, dropped_before=gone)
+        message = message_of(entries, possibly_repeated=repeated, dropped_before=gone, when=when)
         message_id = await self._channel.send(message)
         self._told += gone
         return message, message_id
@@ -437,7 +498,7 @@ class Sender:
                 self._journal.debug("a message was not edited", channel=self.name, why=why)
             else:
                 return mark
-        _, message_id = await self._say([entry], repeated=repeated)
+        _, message_id = await self._say([entry], self._when, repeated=repeated)
         return outbox.sent(message_id)
 
     async def _amended(self, mark: str, withdrawal: Withdrawal) -> Message:
@@ -455,7 +516,8 @@ class Sender:
         for one in (*entries, withdrawal):
             if isinstance(one, Withdrawal):
                 told[outbox.claim_of(one.alert)] = one
-        return message_of(list(told.values()))
+        when = When(outbox.read_mark(mark).at)
+        return message_of(list(told.values()), when=when)
 
     # -- charts ---------------------------------------------------------------------------
 
@@ -472,13 +534,27 @@ class Sender:
             if png is None:
                 continue
             try:
-                async with self._editing:
-                    if self._chart is chart:  # not withdrawn meanwhile
-                        await self._channel.attach(chart.message_id, chart.message, png)
+                await self._attach(chart, png)
             except (ChannelError, ChannelRefused) as error:
                 tell = self._journal.debug if self._chart_failed else self._journal.warning
                 self._chart_failed = True
                 tell("a chart was not added", channel=self.name, why=str(error))
+
+    async def _attach(self, chart: _Chart, png: bytes) -> None:
+        """Add a chart, after as long as a busy channel says; those behind it would fare no better.
+
+        Raises :class:`ChannelError` and :class:`ChannelRefused`.
+        """
+        for left in reversed(range(CHART_TRIES)):
+            try:
+                async with self._editing:
+                    if self._chart is chart:  # not withdrawn meanwhile
+                        await self._channel.attach(chart.message_id, chart.message, png)
+                return
+            except ChannelBusy as error:
+                if not left:
+                    raise
+                await trio.sleep(max(error.retry_after, 0.0))
 
     def _forget_chart(self, claim: str) -> None:
         if self._chart is not None and self._chart.claim == claim:

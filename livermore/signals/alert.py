@@ -13,6 +13,9 @@ from livermore.market.timeframe import Timeframe
 from livermore.signals.stage import Stage
 from livermore.signals.state import Natural
 
+LATE = 120_000
+"""Milliseconds after its candle's end from which on an alert is late."""
+
 
 class Beside(msgspec.Struct, frozen=True):
     """The newest reading of the same symbol in one timeframe, where the alert's is one of them."""

@@ -17,7 +17,7 @@ from decimal import Decimal
 import attrs
 
 from livermore.market.timeframe import DAY, HOUR, LENGTHS, MINUTE, Timeframe
-from livermore.signals.alert import Alert, Blindness, Entry, Recovery, Withdrawal
+from livermore.signals.alert import LATE, Alert, Blindness, Entry, Recovery, Withdrawal
 
 
 class MessageKind(enum.StrEnum):
@@ -51,6 +51,29 @@ class Row:
     struck: bool = False
 
 
+@attrs.frozen
+class When:
+    """When alerts are told: at the exchange's time ``at`` (ms), where that matters."""
+
+    at: int | None = None
+    unknown: bool = False
+    """They waited, and for how long is not known."""
+
+    def late(self, alert: Alert) -> bool:
+        """Whether ``alert`` is late by then, if it was not already when it was found."""
+        waited = self.at is not None and self.at - alert.close_time > LATE
+        return alert.late or waited or self.unknown
+
+    def holds(self, alert: Alert) -> bool | None:
+        """Whether ``alert`` still holds; None where too long ago somebody looked, or nobody."""
+        old = self.at is not None and self.at - alert.triggered > LATE
+        return None if old or self.unknown else alert.holds
+
+
+FOUND = When()
+"""At the moment they were found."""
+
+
 @attrs.frozen(kw_only=True)
 class Message:
     """One message. ``entries`` are what it tells of, in the order of ``rows``."""
@@ -69,6 +92,7 @@ class Message:
     """Whether it may have been sent before."""
     dropped_before: int = 0
     """How many older messages of its channel were dropped."""
+    when: When = FOUND
 
 
 def _same(text: str) -> str:
@@ -97,22 +121,30 @@ LONGEST = 120
 
 
 def message_of(
-    entries: Sequence[Entry], *, possibly_repeated: bool = False, dropped_before: int = 0
+    entries: Sequence[Entry],
+    *,
+    possibly_repeated: bool = False,
+    dropped_before: int = 0,
+    when: When = FOUND,
 ) -> Message:
     """The message that tells of ``entries``: one of any type, or several alerts.
 
-    Among several, a :class:`Withdrawal` stands for its alert, struck out. Raises ``ValueError`` for
+    Alerts that are late by ``when`` say so. Among several, a :class:`Withdrawal` stands for its
+    alert, struck out. Raises ``ValueError`` for
     none, and for a blindness or its end among others.
     """
     if len(entries) == 1:
-        built = _single(entries[0])
+        built = _single(entries[0], when)
     else:
         alerts = [entry for entry in entries if isinstance(entry, Alert | Withdrawal)]
         if not alerts or len(alerts) != len(entries):
             raise ValueError("several entries in one message are alerts, and at least one")
-        built = _several(alerts)
+        built = _several(alerts, when)
     return attrs.evolve(
-        built, possibly_repeated=possibly_repeated, dropped_before=max(0, dropped_before)
+        built,
+        possibly_repeated=possibly_repeated,
+        dropped_before=max(0, dropped_before),
+        when=when,
     )
 
 
@@ -136,31 +168,31 @@ def sample_message(now: int) -> Message:
     )
 
 
-def _single(entry: Entry) -> Message:
+def _single(entry: Entry, when: When) -> Message:
     if isinstance(entry, Withdrawal):
         return _withdrawn(entry)
     if isinstance(entry, Blindness):
         return _blind(entry)
     if isinstance(entry, Recovery):
         return _recovered(entry)
-    return _alert(entry)
+    return _alert(entry, when)
 
 
-def _alert(alert: Alert) -> Message:
+def _alert(alert: Alert, when: When) -> Message:
     lines = [_values(alert), _price(alert), _candle(alert)]
-    if alert.late:
-        lines.append(
-            f"late: {_lasting(alert.latency)} after the end of its candle; {_holds(alert)}"
-        )
+    late = when.late(alert)
+    if late:
+        lines.append(f"late: {_age(alert, when, 'the end of its candle')}; {_holds(alert, when)}")
     if alert.corrected:
         lines.append("a correction of the candle made it")
     if alert.reissue:
         lines.append("it was sent before, and withdrawn")
-    found = "" if alert.late else f", {_lasting(alert.latency)} after the end of its candle"
+    found = f", {'found ' if late else ''}{_lasting(alert.latency)} after the end of its candle"
+    found = "" if alert.late else found
     lines.append(f"{_clean(alert.source_exchange_id)}, rule {_clean(alert.rule)}{found}")
     return Message(
         id=_id(alert),
-        kind=MessageKind.LATE if alert.late else MessageKind.ALERT,
+        kind=MessageKind.LATE if late else MessageKind.ALERT,
         title=_title(alert),
         colour=_direction(alert),
         lines=tuple(lines),
@@ -192,15 +224,19 @@ def _blind(entry: Blindness) -> Message:
     more = max(0, entry.series - len(named))
     listed = ", ".join(named) + (f" and {more} more" if named and more else "")
     exchange = _clean(entry.source_exchange_id)
+    # The newest trade of a halt, and the start of who follows nothing yet, end no candle.
+    ended = entry.of and entry.since % Timeframe.M5.ms == 0 and not entry.why.startswith("halted")
     lines = [
-        f"no closed candle since {_second(entry.since)}: {_clean(entry.why, 300)}",
+        f"{'no closed candle ' if ended else ''}since {_second(entry.since)}: "
+        f"{_clean(entry.why, 300)}",
         *([listed] if listed else []),
         "what happens there is not seen, and no alert comes from it",
     ]
     return Message(
         id=entry.id,
         kind=MessageKind.BLIND,
-        title=f"{exchange}, {entry.series} of {entry.of} series",
+        title=f"{exchange}, "
+        + (f"{entry.series} of {entry.of} series" if entry.of else "nothing is followed yet"),
         colour=Colour.BLIND,
         lines=tuple(lines),
         entries=(entry,),
@@ -222,18 +258,22 @@ def _recovered(entry: Recovery) -> Message:
     )
 
 
-def _several(entries: Sequence[Alert | Withdrawal]) -> Message:
-    alerts = [_told(entry) for entry in entries]
+def _kind(entries: Sequence[Alert | Withdrawal], when: When) -> MessageKind:
+    """Of a message of several."""
     if all(isinstance(entry, Withdrawal) for entry in entries):
-        kind = MessageKind.WITHDRAWN
-    elif all(alert.late for alert in alerts):
-        kind = MessageKind.LATE
-    else:
-        kind = MessageKind.COMBINED
+        return MessageKind.WITHDRAWN
+    late = all(when.late(_told(entry)) for entry in entries)
+    return MessageKind.LATE if late else MessageKind.COMBINED
+
+
+def _several(entries: Sequence[Alert | Withdrawal], when: When) -> Message:
+    alerts = [_told(entry) for entry in entries]
+    kind = _kind(entries, when)
     # A digest is read from its top: what still holds first.
     late = kind is MessageKind.LATE
     ordered = sorted(
-        entries, key=lambda one: (_rank(one) if late else 0, -_told(one).strength, _told(one).id)
+        entries,
+        key=lambda one: (_rank(one, when) if late else 0, -_told(one).strength, _told(one).id),
     )
     closes = {alert.close_time for alert in alerts}
     directions = {_direction(alert) for alert in alerts}
@@ -241,7 +281,7 @@ def _several(entries: Sequence[Alert | Withdrawal]) -> Message:
     digest = hashlib.sha256("\n".join(sorted(_id(entry) for entry in entries)).encode())
     colour = directions.pop() if len(directions) == 1 else Colour.MIXED
     return Message(
-        id=f"{kind}|{len(entries)}|{digest.hexdigest()[:32]}",
+        id=f"{_kind(entries, FOUND)}|{len(entries)}|{digest.hexdigest()[:32]}",
         kind=kind,
         title=f"{len(entries)} alerts, {exchanges}",
         colour=Colour.WITHDRAWN if kind is MessageKind.WITHDRAWN else colour,
@@ -249,12 +289,12 @@ def _several(entries: Sequence[Alert | Withdrawal]) -> Message:
             f"candles that ended {_minute(min(closes))}"
             + (f" to {_minute(max(closes))}" if len(closes) > 1 else ""),
         ),
-        rows=tuple(_row(entry, timed=len(closes) > 1) for entry in ordered),
+        rows=tuple(_row(entry, when, timed=len(closes) > 1) for entry in ordered),
         entries=tuple(ordered),
     )
 
 
-def _row(entry: Alert | Withdrawal, *, timed: bool) -> Row:
+def _row(entry: Alert | Withdrawal, when: When, *, timed: bool) -> Row:
     alert = _told(entry)
     parts = [f"MACD-V {alert.macdv:.2f}"]
     if alert.stage is not None:
@@ -264,8 +304,8 @@ def _row(entry: Alert | Withdrawal, *, timed: bool) -> Row:
         parts.append(f"candle ended {_minute(alert.close_time)}")
     if isinstance(entry, Withdrawal):
         parts.append(f"withdrawn: {_clean(entry.why)}")
-    elif alert.late:
-        parts.append(f"late, {_holds(alert)}")
+    elif when.late(alert):
+        parts.append(f"late, {_age(alert, when, 'its candle')}, {_holds(alert, when)}")
     return Row(f"{_title(alert)}: {', '.join(parts)}", isinstance(entry, Withdrawal))
 
 
@@ -273,10 +313,10 @@ def _told(entry: Alert | Withdrawal) -> Alert:
     return entry.alert if isinstance(entry, Withdrawal) else entry
 
 
-def _rank(entry: Alert | Withdrawal) -> int:
+def _rank(entry: Alert | Withdrawal, when: When) -> int:
     if isinstance(entry, Withdrawal):
         return 3
-    return {True: 0, None: 1, False: 2}[entry.holds]
+    return {True: 0, None: 1, False: 2}[when.holds(entry)]
 
 
 def _id(entry: Alert | Withdrawal) -> str:
@@ -296,10 +336,19 @@ def _direction(alert: Alert) -> Colour:
     return {"up": Colour.UP, "down": Colour.DOWN}.get(alert.direction, Colour.MIXED)
 
 
-def _holds(alert: Alert) -> str:
-    if alert.holds is None:
+def _holds(alert: Alert, when: When) -> str:
+    holds = when.holds(alert)
+    if holds is None:
         return "not known whether it still holds"
-    return "it still holds" if alert.holds else "it no longer holds"
+    return "it still holds" if holds else "it no longer holds"
+
+
+def _age(alert: Alert, when: When, what: str) -> str:
+    """How long after ``what`` a late alert is told."""
+    if when.unknown:
+        return f"not known how long after {what}"
+    age = alert.latency if when.at is None else when.at - alert.close_time
+    return f"{_lasting(age)} after {what}"
 
 
 def _values(alert: Alert) -> str:

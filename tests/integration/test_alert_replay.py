@@ -24,11 +24,11 @@ from livermore.errors import StoreError
 from livermore.market.candle import Candle, Evidence, Kind, Series, empty
 from livermore.market.timeframe import Timeframe
 from livermore.market.tracker import Pending
-from livermore.runtime.alerting import LATE, Alerting, Shown
+from livermore.runtime.alerting import Alerting, Shown
 from livermore.runtime.lease import Lease
 from livermore.runtime.readings import Readings
 from livermore.runtime.writer import Writer
-from livermore.signals.alert import Alert, Withdrawal
+from livermore.signals.alert import LATE, Alert, Withdrawal
 from livermore.signals.rules import DEFAULT_RULES
 from tests.alert_judge import Found, alerts_of
 from tests.recorded.test_alert_reference import (

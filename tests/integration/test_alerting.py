@@ -478,3 +478,42 @@ async def test_a_late_move_holds_while_the_price_stays_there(desk):
         base = price((alert.open_time - T0) // M5.ms - 3)
         moved = (last / base - 1) * (100 if alert.direction == "up" else -100)
         assert alert.holds == (moved >= 1.0)
+
+
+async def test_what_another_holder_told_meanwhile_is_not_told_again(desk):
+    """The lease lapsed, somebody else held the exchange and gave it back."""
+    await desk.slots(FIRST, 300)
+    other = AlertDesk(desk.lanes.url, exchange=desk.exchange)
+    other.now = desk.now
+    await desk.lanes.one("DEL", store.lease_key(desk.exchange))
+    await other.restart()
+    await other.slots(300, 480)
+    told = names(await other.alerts())
+    await other.lanes.one("DEL", store.lease_key(desk.exchange))
+    await desk.lease.take(at_least=other.lease.epoch)
+    desk.now = other.now
+    desk.alerting.distrust()
+    desk.readings.distrust([desk.series()])
+    await desk.readings.turn()
+    assert names(await desk.alerts()) == told
+    # What the other one made is withdrawn by us.
+    made = (await desk.alerts())[-1]
+    at = (made.open_time - T0) // M5.ms
+    sign = 1 if made.macdv > 0 else -1
+    await desk.close(candle(desk, at, shift=-sign * 60, rest=True))
+    rows = await desk.entries()
+    assert made in [row.entry.alert for row in rows if isinstance(row.entry, Withdrawal)]
+    other.shut()
+
+
+async def test_a_rule_that_covers_a_series_again_is_silent_about_the_time_between(desk):
+    await desk.slots(FIRST, 300)
+    desk.rules = (rule_from({"rule": "level", "symbols": ["ETH-USD"]}),)
+    await desk.restart()
+    before = len(await desk.entries())
+    await desk.slots(300, 500)
+    desk.rules = DEFAULT_RULES
+    await desk.restart()
+    assert len(await desk.entries()) == before
+    await desk.slots(500, 700)
+    assert len(await desk.entries()) > before

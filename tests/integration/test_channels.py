@@ -33,7 +33,7 @@ from livermore.adapters.post import DEADLINE, MOST_BODY, Post, request
 from livermore.errors import ChannelBusy, ChannelError, ChannelRefused, ConfigurationError
 from livermore.market.timeframe import Timeframe
 from livermore.signals.alert import Alert, Beside, Blindness, Withdrawal
-from livermore.signals.message import Colour, message_of, sample_message
+from livermore.signals.message import Colour, When, message_of, sample_message
 from livermore.signals.stage import Stage
 from tests.receiver import Act, Receiver, answer, drip, flood, raw, receiving, silent
 
@@ -719,6 +719,17 @@ async def test_the_log_has_one_line_for_each_alert_with_its_figures(
         "id": ALERT.id,
     }
     assert lines[2][2]["holds"] is False
+
+
+async def test_what_is_sent_late_says_so_in_the_log_and_no_longer_that_it_holds(
+    caplog: pytest.LogCaptureFixture,
+):
+    found_late = msgspec.structs.replace(ALERT, id="x", late=True, holds=True)
+    when = When(NOON + 3_600_000)
+    await opened("log", "").send(message_of([ALERT, found_late], when=when))
+    for level, text, figures in alert_lines(caplog):
+        assert (level, text) == ("INFO", "late: BTC-USD 1h crossed above 150")
+        assert "holds" not in figures
 
 
 async def test_blindness_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture):

@@ -295,6 +295,9 @@ def test_channels_that_are_not_configured_any_more_are_forgotten(desk: Desk):
 def test_a_mark_says_what_was_sent_and_whether_alone(message_id: str, combined: bool):
     found = outbox.read_mark(sent(message_id, combined=combined))
     assert found == outbox.Delivered("sent", message_id, combined)
+    late = outbox.read_mark(sent(message_id, combined=combined, at=1_760_000_000_000))
+    at = 1_760_000_000_000 if combined else None
+    assert late == outbox.Delivered("sent", message_id, combined, at=at)
     assert outbox.read_mark(WITHDRAWN).final
     assert not outbox.read_mark(SENDING).final
 

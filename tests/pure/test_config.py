@@ -505,9 +505,9 @@ SECRET = "https://discord.com/api/webhooks/42/tOkEn"
         ('kind = "webhook"\nsecret_env = "A"\nurl = "https://me:tOkEn@a/"', "user or a password"),
         ('kind = "webhook"\nsecret_env = "A"\nurl = "tOkEn"', "not a URL"),
         ('kind = "webhook"\nsecret_env = "A"\nurl = 3', "a URL is wanted"),
-        ('kind = "log"\nname = "a b"', "name: up to 40 letters"),
-        (f'kind = "log"\nname = "{SECRET}"', "name: up to 40 letters"),
-        ('kind = "log"\nname = 3', "name: up to 40 letters"),
+        ('kind = "log"\nname = "a b"', "name: a letter, then"),
+        (f'kind = "log"\nname = "{SECRET}"', "name: a letter, then"),
+        ('kind = "log"\nname = 3', "name: a letter, then"),
         ('kind = "log"\n[[channels]]\nkind = "log"', "channels 2 (log) in .*: another channel"),
     ],
 )

@@ -78,7 +78,7 @@ class FakeChannel:
     trouble: Callable[[Message], Exception | None] = lambda message: None
     said: list[tuple[float, str, Message]] = attrs.Factory(list)
     """When, how (send, edit, attach), and what."""
-    attach_trouble: Exception | None = None
+    attach_trouble: Exception | Callable[[], Exception | None] | None = None
     tries: int = 0
     busy: bool = False
 
@@ -91,8 +91,9 @@ class FakeChannel:
         await self._say(f"edit {message_id}", message)
 
     async def attach(self, message_id: str, message: Message, png: bytes) -> None:
-        if self.attach_trouble is not None:
-            raise self.attach_trouble
+        trouble = self.attach_trouble() if callable(self.attach_trouble) else self.attach_trouble
+        if trouble is not None:
+            raise trouble
         await self._say(f"attach {png.decode()} to {message_id}", message)
 
     async def _say(self, how: str, message: Message) -> None:
@@ -155,6 +156,10 @@ class World:
     channels: list[FakeChannel]
     epoch: int = 1
     draw: Draw | None = None
+    ahead: int = 0
+    """By how much the exchange's clock is ahead of the virtual one, ms."""
+    dated_from: float = 0.0
+    """When the exchange's time becomes known."""
     delivery: Delivery = attrs.field(init=False)
     lease: Lease = attrs.field(init=False)
 
@@ -164,7 +169,7 @@ class World:
         self.lease = Lease(redis, EXCHANGE, "us", {}, epoch=self.epoch, valid_until=math.inf)
         self.delivery = Delivery(
             redis, EXCHANGE, self.lease, self.channels,
-            clock=lambda: T0 + round(trio.current_time() * 1000),
+            clock=self.now,
             chance=lambda: 0.5, journal=Journal(EXCHANGE), draw=self.draw,
         )  # fmt: skip
         with trio.fail_after(100_000):
@@ -172,6 +177,10 @@ class World:
                 if first:
                     await trio.sleep(0.01)  # the outbox was read: what comes is new
                 yield
+
+    def now(self) -> int | None:
+        moment = trio.current_time()
+        return T0 + self.ahead + round(moment * 1000) if moment >= self.dated_from else None
 
     def post(self, *entries: Entry, channels: Sequence[str] = ()) -> list[str]:
         postings = [outbox.posting(entry, channels) for entry in entries]
@@ -249,7 +258,7 @@ async def test_more_than_five_at_one_close_are_one_message(
 async def test_alerts_of_another_close_are_told_apart(
     world: World, desk: FakeChannel, autojump_clock: MockClock
 ):
-    before = [alert(n, close_time=T0 - 300_000, id=f"b{n}") for n in range(4)]
+    before = [alert(n, close_time=T0 - 60_000, id=f"b{n}") for n in range(4)]
     async with world.delivering():
         world.post(*map(alert, range(4)), *before)
         await trio.sleep(10)
@@ -297,6 +306,99 @@ async def test_a_digest_does_not_wait_for_longer_than_a_minute(
             await trio.sleep(4)
         assert [round(t) for t in desk.times] == [60]
         assert 14 <= len(desk.entries[0]) <= 16
+
+
+async def test_what_waited_for_a_dead_channel_for_too_long_is_one_digest_that_says_late(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    desk.trouble = dead(ChannelError("down"), until=1800.0)
+    async with world.delivering():
+        for number in range(4):
+            world.post(alert(number, close_time=T0 + number * 300_000))
+            await trio.sleep(300)
+        world.post(late(9))
+        await trio.sleep(590)
+        world.post(alert(5, close_time=T0 + 1_790_000), alert(6, close_time=T0 + 1_790_000))
+        await trio.sleep(100)
+    [_, _, first], [sent_at, _, digest], *on_time = desk.said
+    assert [first.kind, first.entries] == ["late", (alert(0),)], "it was tried"
+    assert digest.kind == "late"
+    assert [int(entry.strength) for entry in digest.entries] == [9, 3, 2, 1], "what holds is old"
+    age = (sent_at * 1000 - 300_000) / 60_000
+    assert f"late, {int(age)} min after its candle, not known whether" in digest.rows[-1].text
+    assert [message.kind for _, _, message in on_time] == ["alert", "alert"]
+    assert {one.strength for _, _, m in on_time for one in m.entries} == {5.0, 6.0}
+
+
+async def test_what_a_daemon_left_behind_an_hour_ago_is_one_digest_that_says_late(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    world.register()
+    world.put(*(alert(n, close_time=T0 - n * 300_000) for n in range(4)))
+    world.ahead = 3_600_000
+    async with world.delivering():
+        await trio.sleep(30)
+    [message] = [message for _, _, message in desk.said]
+    assert message.kind == "late"
+    assert len(message.entries) == 4
+
+
+@pytest.mark.parametrize(("known", "said"), [(20.0, "1 h after"), (math.inf, "not known how long")])
+async def test_a_digest_waits_for_the_exchange_s_time_but_not_for_ever(
+    world: World, desk: FakeChannel, autojump_clock: MockClock, known: float, said: str
+):
+    world.register()
+    world.put(alert(1), alert(2))
+    world.ahead, world.dated_from = 3_600_000, known
+    async with world.delivering():
+        world.post(BLIND)
+        await trio.sleep(10)
+        assert desk.kinds == ["blind"]
+        await trio.sleep(60)
+    assert desk.kinds == ["blind", "late"]
+    assert all(said in row.text for row in desk.said[1][2].rows)
+
+
+async def test_what_may_have_arrived_long_ago_is_the_same_message_and_says_late(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    ids: list[str] = []
+
+    def trouble(message: Message) -> Exception | None:
+        ids.append(message.id)
+        lost = trio.current_time() < 1000
+        return ChannelError("no answer", uncertain=True) if lost else None
+
+    desk.trouble = trouble
+    async with world.delivering():
+        world.post(*map(alert, range(6)))
+        await trio.sleep(60)
+        world.post(alert(7, close_time=T0 + 60_000))
+        await trio.sleep(5)
+    world.put(alert(8, close_time=T0 + 70_000))
+    desk.trouble = lambda message: ids.append(message.id)
+    world.ahead = 3_600_000
+    async with world.delivering():
+        await trio.sleep(30)
+    assert len(set(ids[:-1])) == 1, "one message, however often"
+    [first, other] = [message for _, _, message in desk.said]
+    assert [first.kind, first.possibly_repeated, len(first.entries)] == ["late", True, 6]
+    assert [other.kind, other.possibly_repeated, len(other.entries)] == ["late", False, 2]
+
+
+async def test_stragglers_of_a_close_that_waits_are_told_with_it(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    desk.trouble = dead(ChannelError("down"), until=20.0)
+    async with world.delivering():
+        world.post(BLIND)
+        await trio.sleep(1)
+        world.post(*map(alert, range(5)))
+        await trio.sleep(5)
+        world.post(alert(5))
+        await trio.sleep(60)
+    assert desk.entries == [[BLIND], [alert(n) for n in reversed(range(6))]]
+    assert desk.kinds == ["blind", "combined"]
 
 
 async def test_blindness_is_told_at_once_and_before_alerts_that_wait(
@@ -356,7 +458,7 @@ async def test_a_dead_channel_delays_no_other_and_loses_nothing_for_a_while(
         assert 5 < figures["desk"].failed < 12, "less and less often"
         assert figures["desk"].why == "desk: no route"
         await trio.sleep(700)
-        assert len(desk.said) == 3
+        assert [len(entries) for entries in desk.entries] == [1, 2]
         assert not any(message.possibly_repeated for _, _, message in desk.said)
         assert world.delivery.figures["desk"].why == ""
     said = [record.message for record in caplog.records]
@@ -389,11 +491,31 @@ async def test_a_channel_that_is_dead_for_long_keeps_the_newest_and_says_how_man
         assert world.delivery.figures["desk"].pending == MOST
         assert world.counted() == world.delivery.figures["desk"].dropped == 12
         await trio.sleep(200)
-        numbers = [int(entry.strength) for [entry] in desk.entries if isinstance(entry, Alert)]
-        assert numbers == list(range(12, count)), "never the newest"
-        assert [message.dropped_before for _, _, message in desk.said] == [12] + [0] * (MOST - 1)
+        told = [entry for entries in desk.entries for entry in entries]
+        numbers = [int(entry.strength) for entry in told if isinstance(entry, Alert)]
+        assert sorted(numbers) == list(range(12, count)), "never the newest"
+        dropped = [message.dropped_before for _, _, message in desk.said]
+        assert dropped == [12] + [0] * (len(dropped) - 1)
     assert world.states()[:12] == ["dropped 200 newer messages waited"] * 12
     assert [r.message for r in caplog.records].count("older messages are dropped") == 1
+
+
+@pytest.mark.parametrize("blind_first", [True, False])
+async def test_the_oldest_goes_whatever_it_tells_of(
+    world: World, desk: FakeChannel, autojump_clock: MockClock, blind_first: bool
+):
+    desk.trouble = dead(ChannelError("down"), until=60.0)
+    blinds = [msgspec.structs.replace(BLIND, id=f"blind|coinbase|{n}|1") for n in range(MOST - 1)]
+    some = [alert(n, close_time=T0 - 60_000) for n in (1, 2)]
+    async with world.delivering():
+        for entries in (blinds, some) if blind_first else (some, blinds):
+            world.post(*entries)
+            await trio.sleep(5)
+        await trio.sleep(150)
+    told = [entry for entries in desk.entries for entry in entries]
+    assert len(told) == MOST
+    [gone] = [one for one in (*blinds, *some) if one not in told]
+    assert gone == (blinds[0] if blind_first else some[1]), "of one close the strongest is first"
 
 
 async def test_dropped_ones_are_told_of_once_also_across_restarts(
@@ -550,7 +672,8 @@ async def test_more_than_a_page_is_read_at_the_start(
         [entries] = desk.entries
         assert desk.times == [5.0], "not a page per look"
         assert len(entries) == outbox.PAGE + 100
-        assert set(world.states()) == {"sent m1 combined"}
+        [mark] = set(world.states())
+        assert mark.startswith("sent m1 combined")
 
 
 async def test_an_outbox_that_was_lost_begins_anew_and_nothing_is_told_twice(
@@ -736,6 +859,22 @@ async def test_a_sent_alert_is_edited_where_the_channel_can(
     assert desk.kinds == other.kinds == ["alert", "withdrawn"]
     assert world.states() == ["sent m1", "sent m1"]
     assert world.states("other") == ["sent m1", "sent m2"]
+
+
+async def test_a_digest_that_is_edited_stays_as_late_as_it_was(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    desk.edits = True
+    world.ahead = 3_600_000
+    async with world.delivering():
+        [first, _] = world.post(alert(1), alert(2))
+        await trio.sleep(30)
+    async with world.delivering():
+        await trio.sleep(3600)
+        world.post(withdrawal(alert(1), first))
+        await trio.sleep(30)
+    assert desk.kinds == ["late", "late"]
+    assert desk.said[0][2].rows[0] == desk.said[1][2].rows[0]
 
 
 async def test_a_withdrawn_one_among_several_leaves_the_others_in_their_message(
@@ -1002,6 +1141,50 @@ async def test_a_chart_that_is_not_taken_does_not_matter_to_any_alert(
         await trio.sleep(10)
         assert desk.hows == ["send"] * 4
         assert [round(t, 1) for t in desk.times] == [3.0] * 3 + [10.3]
+
+
+async def test_a_chart_is_offered_again_as_soon_as_a_busy_channel_says(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    desk.edits = True
+    world.draw = drawing(0.0)
+    desk.attach_trouble = lambda: ChannelBusy("429", 20.0) if trio.current_time() < 20 else None
+    async with world.delivering():
+        world.post(alert(1), alert(2))
+        await trio.sleep(5)
+        world.post(alert(4))
+        await trio.sleep(60)
+    assert desk.hows == ["send"] * 3 + [f"attach S{n} to m{k}" for n, k in ((2, 1), (1, 2), (4, 3))]
+    assert [round(t, 1) for t in desk.times] == [3.0, 3.0, 5.3, 23.0, 23.0, 23.0]
+
+
+async def test_a_channel_that_stays_busy_keeps_no_chart_for_ever(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    desk.edits = True
+    world.draw = drawing(0.0)
+    errors: list[Exception] = [ChannelBusy("429", 20.0)] * 3
+    desk.attach_trouble = lambda: errors.pop() if errors else None
+    async with world.delivering():
+        world.post(alert(1), alert(2))
+        await trio.sleep(100)
+    assert desk.hows == ["send", "send", "attach S1 to m2"]
+    assert desk.times[-1] == 43.0
+
+
+async def test_an_alert_that_is_withdrawn_while_its_chart_waits_gets_none(
+    world: World, desk: FakeChannel, autojump_clock: MockClock
+):
+    desk.edits = True
+    world.draw = drawing(0.0)
+    errors: list[Exception] = [ChannelBusy("429", 20.0)]
+    desk.attach_trouble = lambda: errors.pop() if errors else None
+    async with world.delivering():
+        [first] = world.post(alert(1))
+        await trio.sleep(10)
+        world.post(withdrawal(alert(1), first))
+        await trio.sleep(60)
+    assert desk.hows == ["send", "edit m1"]
 
 
 async def test_an_alert_without_a_chart_stays_as_it_is(

@@ -16,6 +16,7 @@ from livermore.signals.message import (
     Message,
     MessageKind,
     Style,
+    When,
     body,
     headline,
     message_of,
@@ -138,6 +139,39 @@ def test_an_alert_made_by_a_correction_or_sent_before_says_so():
     said = body(message_of([alert(late=True, corrected=True, reissue=1)]))
     assert "a correction of the candle made it" in said
     assert "it was sent before, and withdrawn" in said
+    assert "correction" not in body(message_of([alert(late=True)]))
+
+
+@pytest.mark.parametrize(("age", "late"), [(120_000, False), (120_001, True)])
+def test_an_alert_that_is_sent_late_says_so_and_how_old_it_is_then(age: int, late: bool):
+    message = message_of([alert()], when=When(NOON + age))
+    assert (message.kind is MessageKind.LATE) is headline(message).startswith("late: ") is late
+    said = "late: 2 min after the end of its candle; not known whether it still holds"
+    assert (said in body(message)) is late
+    assert ("rule level, found 2.3 s after the end of its candle" in body(message)) is late
+    assert message.id == message_of([alert()]).id
+
+
+def test_whether_it_still_holds_is_not_known_of_what_waited():
+    told = alert(late=True, holds=True, triggered=NOON + HOUR, latency=HOUR)
+    for seconds, said in ((120, "it still holds"), (121, "not known whether it still holds")):
+        text = body(message_of([told], when=When(NOON + HOUR + seconds * 1000)))
+        assert f"late: 1 h 2 min after the end of its candle; {said}" in text
+    text = body(message_of([told], when=When(unknown=True)))
+    assert "late: not known how long after the end of its candle; not known whether" in text
+
+
+def test_a_digest_of_what_waited_gives_the_age_of_each_and_keeps_its_id():
+    many = [alert(symbol=f"S{n}-USD", id=str(n), strength=float(n)) for n in (1, 2)]
+    digest = message_of(many, when=When(NOON + 2 * HOUR))
+    assert headline(digest) == "late: 2 alerts, coinbase"
+    assert [row.text.partition("price 67,123.45, ")[2] for row in digest.rows] == [
+        "late, 2 h after its candle, not known whether it still holds"
+    ] * 2
+    assert digest.id == message_of(many).id
+    combined = message_of([*many, alert(id="x", close_time=NOON + 2 * HOUR)], when=digest.when)
+    assert combined.kind is MessageKind.COMBINED
+    assert ["late" in row.text for row in combined.rows].count(True) == 2
 
 
 def test_what_may_be_a_repetition_carries_a_mark_in_title_and_text():
@@ -169,6 +203,19 @@ def test_blindness_names_some_counts_the_rest_and_says_why():
     text = body(message)
     assert "no closed candle since 2026-11-20 12:00:00 UTC: connection lost: reset" in text
     assert "BTC-USD 5m, ETH-USD 5m and 10 more" in text
+
+
+def test_who_follows_nothing_yet_lacks_no_series_and_no_candle():
+    message = message_of([msgspec.structs.replace(BLIND, series=0, of=0, named=[])])
+    assert headline(message) == "blind: coinbase, nothing is followed yet"
+    assert message.lines[0] == "since 2026-11-20 12:00:00 UTC: connection lost: reset"
+
+
+@pytest.mark.parametrize(("since", "why"), [(NOON, "halted: no trade"), (NOON + 1_234, "live: x")])
+def test_a_halt_is_told_since_its_newest_trade_which_ends_no_candle(since: int, why: str):
+    message = message_of([msgspec.structs.replace(BLIND, since=since, why=why)])
+    assert message.lines[0].startswith("since 2026-11-20 12:00:0")
+    assert "candle" not in message.lines[0]
 
 
 def test_a_recovery_says_how_long_it_was_and_who_is_blind_yet():
@@ -215,7 +262,7 @@ def test_a_digest_of_late_ones_begins_with_what_still_holds_and_dates_each():
     ]
     message = message_of(many)
     assert headline(message) == "late: 3 alerts, coinbase"
-    assert [row.text.rpartition("late, ")[2] for row in message.rows] == [
+    assert [row.text.rpartition(", ")[2] for row in message.rows] == [
         "it still holds",
         "not known whether it still holds",
         "it no longer holds",
