@@ -211,8 +211,7 @@ WITHDRAWN = "withdrawn"
 
 
 def sent(message_id: str, *, combined: bool = False, at: int | None = None) -> str:
-    """The mark of what was sent; ``combined``: in one message with others, said late as of ``at``
-    (exchange ms)."""
+    """What was sent; ``combined``: in one message with others, at ``at`` (exchange ms)."""
     if not combined:
         return " ".join(filter(None, ["sent", message_id]))
     words = ["sent", message_id or "-", "combined", "" if at is None else str(at)]
@@ -233,7 +232,7 @@ class Delivered:
     combined: bool = False
     why: str = ""
     at: int | None = None
-    """Exchange ms as of which a combined message was said to be late."""
+    """Exchange ms when a combined message was sent, where that is known."""
 
     @property
     def final(self) -> bool:

@@ -53,7 +53,7 @@ class Gathering:
 
     _gathered: dict[tuple[int | None, bool], _Gathered] = attrs.Factory(dict)
     _told: dict[int, int] = attrs.Factory(dict)
-    """Close time -> alerts of it that were told."""
+    """Close time -> alerts of it that :meth:`due` gave out."""
 
     def add(
         self, row: Row, alert: Alert, moment: float, now: int | None, *, repeated: bool
@@ -73,12 +73,12 @@ class Gathering:
             found.due = min(moment + QUIET, found.begun + LONGEST)
         found.rows.append(row)
 
-    def crowded(self, close_time: int, waiting: int) -> bool:
-        """Whether what waits of a close is told together: with what was told they are many."""
-        return max(self._told.get(close_time, 0), waiting) > CROWD
+    def crowded(self, close_time: int) -> bool:
+        """Whether so many of a close were given out that they are told together."""
+        return self._told.get(close_time, 0) > CROWD
 
     def _patience(self, alert: Alert, now: int | None) -> float:
-        if self.crowded(alert.close_time, 0):
+        if self.crowded(alert.close_time):
             return QUIET
         left = 0.0 if now is None else alert.close_time / 1000 + SETTLE - now / 1000
         return min(left, SETTLE) if left > 0 else STRAGGLE
@@ -101,7 +101,7 @@ class Gathering:
             crowd = one.close_time is None
             if one.close_time is not None:
                 self._told[one.close_time] = self._told.get(one.close_time, 0) + len(rows)
-                crowd = self.crowded(one.close_time, 0)
+                crowd = self.crowded(one.close_time)
                 while len(self._told) > CLOSES:
                     del self._told[min(self._told)]
             groups = [rows] if crowd else [(row,) for row in rows]

@@ -33,7 +33,7 @@ from livermore.runtime.gathering import Gathering
 from livermore.runtime.journal import Journal
 from livermore.runtime.lease import Lease
 from livermore.signals.alert import Alert, Entry, Withdrawal
-from livermore.signals.message import Message, MessageKind, When, message_of
+from livermore.signals.message import Message, When, message_of
 
 LANE = "alerts"
 MOST = 200
@@ -317,12 +317,10 @@ class Sender:
             together.setdefault(None if late else alerts[0].close_time, []).append(job)
         for close_time, jobs in together.items():
             [first, *others] = jobs
-            count = sum(len(job.rows) for job in jobs)
-            if close_time is not None and not self._gathering.crowded(close_time, count):
+            if close_time is not None and not self._gathering.crowded(close_time):
                 continue
             for job in others:
                 first.rows += job.rows
-                first.number = job.number
                 self._ready.remove(job)
 
     # -- what becomes of it ---------------------------------------------------------------
@@ -463,8 +461,7 @@ class Sender:
             chart = _Chart(job.rows[0].claim, first, message_id, message)
             self._charts.append(chart)
             self._charted.set()
-        late = message.kind is MessageKind.LATE
-        return outbox.sent(message_id, combined=bool(more), at=when.at if late else None)
+        return outbox.sent(message_id, combined=bool(more), at=when.at)
 
     async def _say(
         self, entries: Sequence[Entry], when: When, *, repeated: bool

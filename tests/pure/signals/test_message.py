@@ -169,6 +169,9 @@ def test_a_digest_of_what_waited_gives_the_age_of_each_and_keeps_its_id():
         "late, 2 h after its candle, not known whether it still holds"
     ] * 2
     assert digest.id == message_of(many).id
+    held = alert(symbol="S0-USD", id="0", late=True, holds=True, strength=1.5)
+    order = [row.text[:2] for row in message_of([*many, held], when=digest.when).rows]
+    assert order == ["S2", "S0", "S1"], "whether it holds was asked two hours ago"
     combined = message_of([*many, alert(id="x", close_time=NOON + 2 * HOUR)], when=digest.when)
     assert combined.kind is MessageKind.COMBINED
     assert ["late" in row.text for row in combined.rows].count(True) == 2
