@@ -48,12 +48,16 @@ async def test_a_rejected_symbol_can_cost_the_whole_message():
 async def test_chaos_is_the_schedule_of_the_seed():
     async with simulated(scenario="chaos", seed=3, speed=600) as simulator:
         boundary = 300 - simulator.clock.start / 1e9 % 300
-        first = schedule(3, simulator.market.followed, boundary=boundary).faults[0]
-        assert first["at"] < 200
+        planned = schedule(3, simulator.market.followed, boundary=boundary).faults
+        assert planned[0]["at"] < 200
         async with client(simulator) as one:
             await one.subscribe("heartbeats")
             seen: set[str] = set()
             while not seen:
                 await one.hear()
                 seen = {active["fault"] for active in simulator.faults.as_json(0)}  # type: ignore[misc]
-        assert seen == {first["fault"]}
+            passed = (simulator.clock.now() - simulator.clock.start) / 1e9
+        # One, unless the machine stood still: a moment of ours is a minute there.
+        begun = {fault["fault"] for fault in planned if fault["at"] <= passed}
+        assert seen <= begun
+        assert len(begun) < 8

@@ -289,5 +289,9 @@ def _same(message: dict[str, Any], candle: Candle) -> None:
 
 
 def lines(caplog: Any, text: str) -> list[logging.LogRecord]:
-    """Log records whose event contains ``text``."""
-    return [record for record in caplog.records if text in record.getMessage()]
+    """Log records whose event contains ``text``, but for what a channel writes of alerts."""
+    return [
+        record
+        for record in caplog.records
+        if text in record.getMessage() and record.name != "livermore.alerts"
+    ]
