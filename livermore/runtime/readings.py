@@ -35,8 +35,8 @@ from livermore.signals.state import State, States
 
 MOST_STEPS = 20
 """Candles appended to one series at once that are stepped; more are replayed with other series."""
-REPLAYED_AT_ONCE = 100
-"""Series per replay: bounds the memory of a restart."""
+REPLAYED_AT_ONCE = 20
+"""Series per replay: bounds its memory, and for how long nothing else has its turn."""
 
 NEAR = 200
 """Candles within which a correction of price that changed a reading still shows in the newest."""
