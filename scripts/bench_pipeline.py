@@ -43,6 +43,7 @@ from livermore.adapters import store
 from livermore.adapters.http import Http, Reply
 from livermore.adapters.redis import Redis
 from livermore.adapters.valkey import open_private_valkey
+from livermore.errors import StoreError
 from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.folding import child_series, fold_all
@@ -451,11 +452,12 @@ async def pipeline(
         if readings.work.published > before:
             published.append((time.monotonic(), readings.work.published - before))
 
-    async def counted_alerts() -> None:
+    async def counted_alerts() -> StoreError | None:
         before = alerting.fired if alerting is not None else 0
-        await alert()
+        trouble = await alert()
         if alerting is not None and alerting.fired > before:
             alerted.append((time.monotonic(), alerting.fired - before))
+        return trouble
 
     readings._publish, readings._alert = counted, counted_alerts  # type: ignore[method-assign]
     process = subprocess.Popen(  # noqa: ASYNC220 - a benchmark, before it begins
