@@ -82,6 +82,11 @@ class Alerting:
         """Whether there is something to :meth:`commit`."""
         return bool(self._dirty)
 
+    @property
+    def urgent(self) -> bool:
+        """Whether that is more than how far the rules have come."""
+        return bool(self._found or self._unmade)
+
     async def start(self, series: Sequence[Series]) -> None:
         """Read what is remembered of ``series``. Before the readings start."""
         exchange = self.lease.exchange

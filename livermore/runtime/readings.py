@@ -43,6 +43,9 @@ NEAR = 200
 BREATHE = 100
 """Readings that are built in one go: others have their turn in between."""
 
+MOST_PUT_OFF = 20
+"""Turns in a row, in a burst of closes, that write no progress of the rules that found nothing."""
+
 RETRY = 2.0
 """Seconds between two tries at a reading whose key is somebody else's."""
 
@@ -144,6 +147,8 @@ class Readings:
         """Series whose newest reading waits: its key is somebody else's."""
         self._wake = trio.Event()
         self._halted = False
+        self._put_off = 0
+        """How often in a row it waited to be written how far the rules are."""
         self._shut_out = False
         """Whether a key that alerts need is somebody else's."""
         self.work = Work()
@@ -305,6 +310,10 @@ class Readings:
         Readings go on without it. In a cluster the outbox may be away alone.
         """
         if self._alerting is not None and self._alerting.waiting:
+            if self._queue and not self._alerting.urgent and self._put_off < MOST_PUT_OFF:
+                self._put_off += 1  # readings come first: how far the rules are can wait
+                return None
+            self._put_off = 0
             try:
                 await self._alerting.commit(self)
             except StoreError as error:

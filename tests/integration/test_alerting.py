@@ -20,6 +20,7 @@ from livermore.runtime.readings import Readings
 from livermore.runtime.writer import Writer
 from livermore.signals.alert import Alert, Withdrawal
 from livermore.signals.rule import DEFAULT_RULES, Rule, rule_from
+from livermore.signals.rules import decode_memory
 from tests.integration.test_readings import T0, Desk
 
 M5 = Timeframe.M5
@@ -517,3 +518,32 @@ async def test_a_rule_that_covers_a_series_again_is_silent_about_the_time_betwee
     assert len(await desk.entries()) == before
     await desk.slots(500, 700)
     assert len(await desk.entries()) > before
+
+
+async def test_how_far_rules_are_is_written_once_a_burst_is_over(desk, monkeypatch):
+    field = outbox.memory_field(desk.series())
+
+    async def cursor() -> int:
+        text = await desk.lanes.one("HGET", outbox.rules_key(desk.exchange), field)
+        return decode_memory(text).cursor
+
+    before = await cursor()
+    slot = FIRST
+    desk.now = T0 + (slot + 1) * M5.ms + 1500
+    await desk.close(candle(desk, slot), reading=False)
+    [*waiting] = desk.readings._queue
+    publish = desk.readings._publish
+
+    async def more_comes() -> None:
+        await publish()
+        desk.readings._queue += waiting
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.readings, "_publish", more_comes)
+        await desk.readings.turn()
+    assert (await desk.reading()).open_time == T0 + slot * M5.ms
+    assert await cursor() == before
+    assert desk.alerting.waiting
+    await desk.readings.turn()
+    assert await cursor() == T0 + slot * M5.ms
+    assert not desk.alerting.waiting
