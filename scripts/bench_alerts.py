@@ -57,7 +57,7 @@ EXCHANGE = "coinbase"
 ROOT = Path(__file__).resolve().parents[1]
 M5 = Timeframe.M5.ms
 MIDNIGHT = 1_795_046_400_000  # 2026-11-19T00:00:00Z
-AFTER = 30
+AFTER = 10
 """Seconds that are listened after the last boundary."""
 RULES = """\
 [[alerts]]
