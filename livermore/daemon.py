@@ -24,6 +24,7 @@ import trio
 
 from livermore.adapters.bans import Bans
 from livermore.adapters.channels import open_channels
+from livermore.adapters.memory import give_back
 from livermore.adapters.redis import Redis
 from livermore.adapters.systemd import Notifier, status
 from livermore.adapters.valkey import open_private_valkey, revive_private_valkey
@@ -54,6 +55,8 @@ from livermore.signals.rule import Kind
 
 REVIVE = 3.0
 """Seconds between two looks at whether the private Valkey answers."""
+TRIM = 10.0
+"""Seconds between two times that memory nobody uses goes back to the system."""
 FOLLOWED = frozenset({"symbols", "top"})
 """The settings that a reload follows."""
 
@@ -92,6 +95,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             if settings.redis_url is None:
                 nursery.start_soon(keep_private_valkey, settings.state_dir, redis)
+            nursery.start_soon(keep_small)
             metrics_url = ""
             if settings.metrics_port is not None:
                 from livermore.runtime import health  # 50 ms for those who want it
@@ -110,6 +114,13 @@ async def serve(
                 if any(rule.kind is Kind.BLIND and rule.enabled for rule in settings.alerts):
                     nursery.start_soon(tell_blindness, following.plan.dialect.name, feeds)
             task_status.started(Running(redis, feeds, followings, metrics_url))
+
+
+async def keep_small() -> None:
+    """Give back what a moment of much work took."""
+    while True:
+        await trio.sleep(TRIM)
+        await trio.to_thread.run_sync(give_back)
 
 
 async def keep_private_valkey(state_dir: Path, redis: Redis) -> None:
