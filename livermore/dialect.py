@@ -20,7 +20,7 @@ from livermore.market.product import Product
 from livermore.market.timeframe import Timeframe
 from livermore.market.tracker import Pending, Tracker
 
-__all__ = ["CloseRule", "Dialect", "Request", "Row", "Subscription", "tracker_of"]
+__all__ = ["CloseRule", "Dialect", "Fees", "Geo", "Request", "Row", "Subscription", "tracker_of"]
 
 
 class CloseRule(enum.Enum):
@@ -50,6 +50,33 @@ class Subscription:
     channel: str
     frame: str
     natives: frozenset[str]
+    token: str = ""
+    """Of an answer that lists nothing, but repeats this (:class:`~..market.events.Confirmed`)."""
+
+
+@attrs.frozen
+class Geo:
+    """Where the exchange serves nobody. Countries as ISO 3166-1 alpha-2."""
+
+    refuses: frozenset[str] = frozenset()
+    only: frozenset[str] = frozenset()
+    """Where it serves nobody else; empty: it does not say so."""
+    alternative: str = ""
+    """Name of the exchange to use instead there."""
+    note: str = ""
+
+    def serves(self, country: str) -> bool:
+        """Whether somebody in ``country`` is served, as far as is known."""
+        return country not in self.refuses and (not self.only or country in self.only)
+
+
+@attrs.frozen
+class Fees:
+    """Of the lowest tier, as fractions of the traded value; None: not known."""
+
+    maker: float | None = None
+    taker: float | None = None
+    note: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +86,10 @@ class Dialect:
     name: str
     title: str
     websocket_url: str
+    """Without the path of :attr:`websocket_path`."""
     rest_url: str
+    websocket_path: str = ""
+    """What is asked for at that address, or at another that stands in for it."""
 
     streamed: Timeframe
     timeframe_names: Mapping[Timeframe, str]
@@ -81,13 +111,26 @@ class Dialect:
     """Whether that counts all connections of an address together, or each alone."""
     maximum_message: int = 16 * 1024 * 1024
     """Bytes; a larger frame ends the connection."""
+    maximum_age: int | None = None
+    """Of a connection: before it a new one takes over. None: it may live for good."""
+    streams_per_connection: int | None = None
+    """Documented limit, which ``products_per_connection`` keeps to; None: none is known."""
 
     rest_per_second: float
-    """Documented requests per second; we use 80 % of it."""
+    """Documented weight of requests per second; we use 80 % of it."""
+    rest_window: int = 1
+    """Seconds over which the exchange counts."""
+    used_weight: Callable[[Mapping[str, str]], int | None] = lambda headers: None
+    """Headers (lower-case names) -> what this address has used of the running window."""
     rest_rows: int
     """Candles per page that are always answered whole."""
     empties_omitted: bool
     """Whether REST leaves out slots without trades."""
+
+    geo: Geo = Geo()
+    fees: Fees = Fees()
+    documentation: str = ""
+    """Where the exchange documents what this file knows."""
 
     subscribe: Callable[[Sequence[str]], Sequence[Subscription]]
     """Native ids -> frames, in the order in which they must be sent."""
@@ -98,8 +141,9 @@ class Dialect:
     """Native id, timeframe, first and last open time (both included) -> request."""
     read_candles: Callable[[bytes], Sequence[Row]]
     """Reply -> rows, ascending; damaged rows raise :class:`~livermore.errors.MalformedMessage`."""
-    products_request: Callable[[], Request]
-    read_products: Callable[[bytes], Sequence[Product]]
+    products_requests: Callable[[], Sequence[Request]]
+    read_products: Callable[[Sequence[bytes]], Sequence[Product]]
+    """Replies to all of these, in their order -> listings."""
     time_request: Callable[[], Request]
     read_time: Callable[[bytes], int]
     """Reply -> exchange time in ms."""

@@ -526,13 +526,14 @@ def read_candles(body: bytes) -> Sequence[Row]:
     return [rows[open_time] for open_time in sorted(rows)]
 
 
-def products_request() -> Request:
+def products_requests() -> Sequence[Request]:
     """All spot listings in one reply; ``get_all_products`` would add expired futures and more."""
-    return Request("/api/v3/brokerage/market/products", {"product_type": "SPOT"})
+    return (Request("/api/v3/brokerage/market/products", {"product_type": "SPOT"}),)
 
 
-def read_products(body: bytes) -> Sequence[Product]:
+def read_products(bodies: Sequence[bytes]) -> Sequence[Product]:
     """Spot listings; a damaged row is left out, a reply without one good row is damaged."""
+    [body] = bodies
     listed = _decode(body, RestProducts, "products").products
     readable = (_converted(row, RestProduct) for row in listed)
     rows = [
@@ -681,7 +682,7 @@ COINBASE = Dialect(
     read=read,
     candles_request=candles_request,
     read_candles=read_candles,
-    products_request=products_request,
+    products_requests=products_requests,
     read_products=read_products,
     time_request=time_request,
     read_time=read_time,

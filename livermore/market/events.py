@@ -75,10 +75,24 @@ class Acknowledged:
 
 
 @attrs.frozen
+class Confirmed:
+    """The exchange did what the frame with this token asked for."""
+
+    token: str
+
+
+@attrs.frozen
 class Rejected:
     """The exchange refused something we asked on the socket."""
 
     message: str
+    token: str = ""
+    """Of the frame that asked, where the exchange repeats it."""
+
+
+@attrs.frozen
+class Closing:
+    """The exchange announces that it will end this connection."""
 
 
 @attrs.frozen
@@ -88,7 +102,9 @@ class Unknown:
     what: str
 
 
-Event = Trades | Sample | Ticker | Heartbeat | Acknowledged | Rejected | Unknown
+Event = (
+    Trades | Sample | Ticker | Heartbeat | Acknowledged | Confirmed | Rejected | Closing | Unknown
+)
 
 
 @attrs.frozen

@@ -209,10 +209,11 @@ class Rest:
 
     async def products(self) -> Sequence[Product]:
         """What the exchange lists."""
-        request = self.dialect.products_request()
-        return self.dialect.read_products(
+        bodies = [
             (await self._ask(request, Lane.LIVE, without_redis=True))[0].body
-        )
+            for request in self.dialect.products_requests()
+        ]
+        return self.dialect.read_products(bodies)
 
     async def time(self) -> int:
         """The exchange's clock in ms, read half a round trip ago."""

@@ -236,11 +236,13 @@ async def test_what_the_exchange_does_not_answer_remains(valkey_url: str):
 
 async def only_candles_fail(asking: Asking) -> Filled:
     """A backfill of BTC's hours while REST answers everything but candles."""
-    products = COINBASE.products_request().path
+    products = COINBASE.products_requests()[0].path
     real = asking.simulator.rest_url
     async with httpx.AsyncClient(trust_env=False) as client:
         answers = {
-            path: (await client.get(real + path, params=dict(COINBASE.products_request().params)))
+            path: (
+                await client.get(real + path, params=dict(COINBASE.products_requests()[0].params))
+            )
             for path in (products, COINBASE.time_request().path)
         }
 

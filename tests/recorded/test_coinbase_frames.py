@@ -242,7 +242,7 @@ def test_rest_candles_come_newest_first_and_leave_ascending() -> None:
 
 
 def test_rest_products() -> None:
-    usd, usdc = COINBASE.read_products(body("rest_products.json"))
+    usd, usdc = COINBASE.read_products([body("rest_products.json")])
     assert (usd.symbol, usd.base, usd.quote) == ("BTC-USD", "BTC", "USD")
     assert (usd.tradable, usd.alias, usd.price) == (True, None, 68925.98)
     assert usd.quote_volume == 758532193.02
@@ -253,7 +253,7 @@ def test_rest_products() -> None:
 
 def test_a_single_product_has_the_shape_of_the_list() -> None:
     rows = json.dumps({"products": [recorded("rest_product.json")], "num_products": "1"})
-    (product,) = COINBASE.read_products(rows.encode())
+    (product,) = COINBASE.read_products([rows.encode()])
     assert (product.symbol, product.price, product.tradable) == ("BTC-USD", 68923.67, True)
 
 
@@ -287,7 +287,9 @@ def test_no_recording_is_left_out() -> None:
     assert not left_out - UNREAD
 
 
-@pytest.mark.parametrize("read_reply", [COINBASE.read_candles, COINBASE.read_products])
+@pytest.mark.parametrize(
+    "read_reply", [COINBASE.read_candles, lambda reply: COINBASE.read_products([reply])]
+)
 def test_replies_to_other_questions_are_refused(read_reply: Callable[[bytes], object]) -> None:
     for name in sorted(UNREAD):
         with pytest.raises(LivermoreError, match="coinbase: unreadable"):

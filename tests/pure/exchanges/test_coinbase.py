@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -618,7 +619,10 @@ def test_a_damaged_candle_spoils_the_reply_lest_its_slot_pass_for_empty(
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"<html>", b'{"candles":null}', b"\xff"])
 def test_a_reply_that_is_no_reply_is_malformed(body: bytes) -> None:
-    for read in (COINBASE.read_candles, COINBASE.read_products, COINBASE.read_time):
+    reads: list[Callable[[bytes], object]] = [
+        COINBASE.read_candles, lambda body: COINBASE.read_products([body]), COINBASE.read_time,
+    ]  # fmt: skip
+    for read in reads:
         with pytest.raises(MalformedMessage, match="coinbase: unreadable"):
             read(body)
 
@@ -644,7 +648,7 @@ LISTED: dict[str, Any] = {
 
 def listing(*rows: object, count: object = 1) -> list[Product]:
     body = json.dumps({"products": list(rows), "num_products": count, "pagination": None})
-    return list(COINBASE.read_products(body.encode()))
+    return list(COINBASE.read_products([body.encode()]))
 
 
 @pytest.mark.parametrize("count", [1, "1", None, "many"])
@@ -654,7 +658,7 @@ def test_a_product_is_read_however_they_are_counted(count: object) -> None:
 
 
 def test_only_spot_products_are_asked_for_and_read() -> None:
-    assert COINBASE.products_request().params["product_type"] == "SPOT"
+    assert COINBASE.products_requests()[0].params["product_type"] == "SPOT"
     assert listing(LISTED | {"product_type": "FUTURE"}) == []
 
 
