@@ -15,6 +15,7 @@ import attrs
 from livermore.errors import LivermoreError
 from livermore.market.candle import Series
 from livermore.market.events import Frame
+from livermore.market.flagged import FlagTracker
 from livermore.market.history import Row
 from livermore.market.product import Product
 from livermore.market.timeframe import Timeframe
@@ -102,6 +103,8 @@ class Dialect:
     """The candle channel shows the state at whole multiples of this, if it does."""
     sample_delay: int = 0
     """How long after such a mark its state is published at the earliest."""
+    silent: bool = False
+    """Whether a socket may be silent for long while nothing trades: only a ping tells then."""
     subscribe_within: int
     """After connecting, when the exchange hangs up on a silent client."""
     products_per_connection: int
@@ -155,6 +158,8 @@ def tracker_of(
     dialect: Dialect, series: Iterable[tuple[str, Series]], pending: Pending | None = None
 ) -> Tracker:
     """A tracker of ``series`` (with their native ids) that knows the exchange's ways."""
+    if dialect.closes is CloseRule.FLAG:
+        return FlagTracker(series, settle=dialect.settle, sample_lag=None, pending=pending)
     return Tracker(
         series,
         settle=dialect.settle,

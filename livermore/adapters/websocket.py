@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import cast
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import attrs
@@ -13,6 +14,7 @@ import h11
 import trio
 import trio_websocket
 
+from livermore.adapters.frames import Splitter
 from livermore.adapters.urls import shown
 from livermore.errors import ConnectionLost, LivermoreError
 
@@ -22,8 +24,10 @@ CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
 BUFFER = 65536
 """Bytes per read: with the library's 4 KiB a burst costs many more wake-ups."""
-QUEUE = 4096
-"""Frames read ahead of the runner; it never awaits a sink, so they do not wait long."""
+RECORD = 16384
+"""Bytes of a TLS record, at most."""
+QUEUE = 64
+"""Reads ahead of the runner; it never awaits a sink, so they do not wait long."""
 
 
 class Socket:
@@ -31,11 +35,15 @@ class Socket:
 
     def __init__(self, connection: trio_websocket.WebSocketConnection) -> None:
         self._connection = connection
+        self._ahead: deque[str | bytes] = deque()
 
     async def get(self) -> str | bytes:
         """The next frame."""
+        if self._ahead:
+            await trio.lowlevel.checkpoint()
+            return self._ahead.popleft()
         try:
-            return await self._connection.get_message()
+            return self._first(await self._connection.get_message())
         except trio_websocket.ConnectionClosed as closed:
             reason = closed.reason
             said = (
@@ -47,10 +55,18 @@ class Socket:
 
     def get_nowait(self) -> str | bytes | None:
         """The next frame if it is here already, without a turn of the event loop."""
+        if self._ahead:
+            return self._ahead.popleft()
         try:
-            return self._connection._recv_channel.receive_nowait()
+            return self._first(self._connection._recv_channel.receive_nowait())
         except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
             return None
+
+    def _first(self, received: str | bytes | list[str | bytes]) -> str | bytes:
+        if not isinstance(received, list):
+            return received
+        self._ahead.extend(received)
+        return self._ahead.popleft()
 
     async def send(self, frame: str) -> None:
         """Send one text frame."""
@@ -59,19 +75,52 @@ class Socket:
         except trio_websocket.ConnectionClosed as closed:
             raise ConnectionLost("the connection closed while we were sending") from closed
 
+    async def ping(self) -> None:
+        """Ask for a sign of life and wait for it."""
+        try:
+            await self._connection.ping()
+        except trio_websocket.ConnectionClosed as closed:
+            raise ConnectionLost("the connection closed while we waited for a pong") from closed
+
 
 @attrs.define(eq=False)
-class _Watched(trio.abc.Stream):
-    """A stream whose end also ends the wait for an upgrade: the library goes on waiting for one."""
+class _Shortened(trio.abc.Stream):
+    """What the library reads from: everything but short messages.
+
+    Those go into its channel here, in lists, as many at a time as there are: one by one through its
+    events they cost twenty times as much. The order stays, because the library puts what it has
+    read into the same channel before it asks for more.
+
+    The end of the stream also ends the wait for an upgrade: the library goes on waiting for one.
+    """
 
     _inner: Stream
     _waiting: trio.CancelScope
+    _splitter: Splitter
+    _parts: Iterator[list[str | bytes] | bytes] = attrs.Factory(lambda: iter(()))
+    _channel: trio.MemorySendChannel[list[str | bytes]] | None = None
+    _upgraded: trio.Event = attrs.Factory(trio.Event)
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await self._inner.receive_some(max_bytes)
-        if not data:
-            self._waiting.cancel()
-        return data
+    def upgraded(self, connection: trio_websocket.WebSocketConnection) -> None:
+        """There is somebody to hand messages to."""
+        self._channel = cast("trio.MemorySendChannel[list[str | bytes]]", connection._send_channel)
+        self._upgraded.set()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        while True:
+            for part in self._parts:
+                if isinstance(part, bytes):
+                    return part
+                await self._upgraded.wait()
+                assert self._channel is not None
+                # After our end closed nobody wants them, but a close frame may follow.
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._channel.send(part)
+            data = await self._inner.receive_some(max_bytes)
+            if not data:
+                self._waiting.cancel()
+                return self._splitter.end()
+            self._parts = self._splitter.split(data)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._inner.send_all(data)
@@ -81,6 +130,24 @@ class _Watched(trio.abc.Stream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+class _Records(ssl.SSLObject):
+    """Reads as many records as are here, not one: a server may send every frame in its own."""
+
+    def read(self, size: int = 1024, buffer: Any = None) -> bytes:
+        part = super().read(size, buffer)
+        if buffer is not None:
+            return part
+        parts = []
+        while part:
+            parts.append(part)
+            size -= len(part)
+            try:
+                part = super().read(min(size, RECORD)) if size else b""
+            except ssl.SSLError:
+                break  # no whole record is here; whatever else it is, the next read says it again
+        return b"".join(parts)
 
 
 @asynccontextmanager
@@ -97,15 +164,17 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
             try:
                 connection: trio_websocket.WebSocketConnection | None = None
                 with trio.fail_after(CONNECT_TIMEOUT), trio.CancelScope() as upgrade:
+                    shortened = _Shortened(stream, upgrade, Splitter(maximum_message))
                     connection = await trio_websocket.wrap_client_stream(
                         nursery,
-                        cast(Stream, _Watched(stream, upgrade)),
+                        cast(Stream, shortened),
                         host,
                         resource,
                         message_queue_size=QUEUE,
                         max_message_size=maximum_message,
                         receive_buffer_size=BUFFER,
                     )
+                    shortened.upgraded(connection)
                 if connection is None:
                     raise ConnectionLost(f"cannot connect to {shown(url)}: the server hung up")
                 yield Socket(connection)
@@ -151,6 +220,7 @@ async def _secured(tcp: trio.SocketStream, hostname: str) -> trio.SSLStream[trio
     looks like a server that never answers.
     """
     context = ssl.create_default_context()
+    context.sslobject_class = _Records
     stream = trio.SSLStream(tcp, context, server_hostname=hostname, https_compatible=True)
     try:
         await stream.do_handshake()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -43,28 +43,41 @@ class Resolution:
 
     products: tuple[Product, ...]
     notices: tuple[str, ...] = ()
+    unlisted: Mapping[str, str] = attrs.Factory(dict)
+    """Shared symbols that are not listed here -> the message that says so."""
 
 
-def resolve(products: Iterable[Product], symbols: Sequence[str]) -> Resolution:
+def resolve(
+    products: Iterable[Product], symbols: Sequence[str], shared: Container[str] = ()
+) -> Resolution:
     """The products called ``symbols``; an alias becomes the product it stands for, with a notice.
 
-    Raises :class:`UnknownSymbol` with the nearest names for a symbol that is not listed.
+    Raises :class:`UnknownSymbol` with the nearest names for a symbol that is not listed. One of
+    those that are ``shared`` with other exchanges is left out instead.
     """
     listed = {product.symbol: product for product in products}
     chosen: dict[str, Product] = {}
     notices: dict[str, None] = {}
+    unlisted: dict[str, str] = {}
     for wanted in symbols:
         symbol = wanted.strip().upper().replace("/", "-")
         product = listed.get(symbol)
         if product is None:
-            raise UnknownSymbol(unknown_symbol(symbol, listed))
+            message = unknown_symbol(symbol, listed)
+            if symbol not in shared:
+                raise UnknownSymbol(message)
+            unlisted[symbol] = message
+            continue
         product = market(product, listed)
         if product.symbol != symbol:
             notices[same_market(symbol, product.symbol)] = None
         if not product.tradable:
             notices[f"{product.symbol} is listed but not trading now"] = None
         chosen[product.symbol] = product
-    return Resolution(tuple(chosen.values()), tuple(notices))
+    if unlisted:
+        named = ", ".join(list(unlisted)[:3]) + (", …" if len(unlisted) > 3 else "")
+        notices[f"{len(unlisted)} of {len(symbols)} symbols are not listed here ({named})"] = None
+    return Resolution(tuple(chosen.values()), tuple(notices), unlisted)
 
 
 def market(product: Product, listed: Mapping[str, Product]) -> Product:

@@ -106,7 +106,7 @@ def row_of(candle: Candle) -> Row:
 
 What = Literal[
     "frame", "binary", "connected", "lost", "acknowledged", "ignored", "doubted", "halted",
-    "resumed", "tick", "learned", "state", "end",
+    "resumed", "tick", "learned", "handed over", "state", "end",
 ]  # fmt: skip
 
 
@@ -306,6 +306,8 @@ def _tell(
             tracker.connected(step.at)
         case "lost":
             tracker.lost()
+        case "handed over":
+            tracker.handed_over()
         case "acknowledged":
             tracker.acknowledged(step.natives, step.at)
         case "ignored":

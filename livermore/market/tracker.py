@@ -31,6 +31,8 @@ from livermore.market.candle import Candle, Evidence, Kind, Series, empty, same_
 from livermore.market.clock import ExchangeClock
 from livermore.market.events import (
     Acknowledged,
+    Closing,
+    Confirmed,
     Event,
     Frame,
     Heartbeat,
@@ -286,6 +288,11 @@ class Tracker:
         self._connected = True
         self._patient_until = now + GRACE
 
+    def handed_over(self) -> None:
+        """Another connection goes on where this one was, and delivers since before its end."""
+        self._tell_witness("handed over")
+        self._sequence = None
+
     def lost(self) -> None:
         """The connection is gone: from the last frame on, trades may be missed."""
         self._tell_witness("lost")
@@ -470,13 +477,7 @@ class Tracker:
                 self.counts.foreign += 1
                 return
             if not event.snapshot:
-                slot = event.time - event.time % self._timeframe.ms
-                if event.time > tape.ticked.get(slot, -1):
-                    tape.ticked[slot] = event.time
-                    while len(tape.ticked) > KEPT:
-                        del tape.ticked[min(tape.ticked)]
-                if tape.told_at is None and event.time > tape.arrived + TICKED:
-                    tape.told_at = now
+                self._take_ticker(tape, event, now)
             self.pending.tickers[tape.series.symbol] = event
         elif isinstance(event, Sample):
             tape = self._tapes.get(event.native)
@@ -486,8 +487,18 @@ class Tracker:
                 self._take_sample(tape, event, stamp, now)
         elif isinstance(event, Rejected):
             self.rejected.append(event.message)
-        elif not isinstance(event, Heartbeat | Acknowledged):
+        elif not isinstance(event, Heartbeat | Acknowledged | Confirmed | Closing):
             self.counts.unknown += 1
+
+    def _take_ticker(self, tape: _Tape, event: Ticker, now: float) -> None:
+        """Where a ticker fell, somebody traded."""
+        slot = event.time - event.time % self._timeframe.ms
+        if event.time > tape.ticked.get(slot, -1):
+            tape.ticked[slot] = event.time
+            while len(tape.ticked) > KEPT:
+                del tape.ticked[min(tape.ticked)]
+        if tape.told_at is None and event.time > tape.arrived + TICKED:
+            tape.told_at = now
 
     # -- trades ---------------------------------------------------------------------------
 
@@ -780,11 +791,14 @@ class Tracker:
         candidates = [floor + after for after in (self._settle_after, self._give_up_after)]
         candidates.append(floor + ms + self._settle_after)
         # Late for a slot that still waits for a frame stamped after its end: look again soon.
-        waiting = any(
-            t.closed_to is not None and t.closed_to < floor - ms for t in self._tapes.values()
-        )
+        late = self._late(floor, time)
+        waiting = any(t.closed_to is not None and t.closed_to < late for t in self._tapes.values())
         upcoming = [at for at in candidates if at > time]
         self._next_due = min([*upcoming, *([time + 100] if waiting else [])])
+
+    def _late(self, floor: int, time: int) -> int:
+        """Open time of the newest slot that may have to be looked at without a frame."""
+        return floor - self._timeframe.ms
 
     def _own(self, tape: _Tape, time: int) -> int:
         """Open time of the newest settled slot; the first that is ours is the next one."""
@@ -953,20 +967,22 @@ class Tracker:
         if not past:
             del self.pending.past[tape.series]
 
-    def _miss(self, tape: _Tape, open_time: int) -> None:
+    def _why_missing(self, tape: _Tape, open_time: int) -> str:
         if not self._connected:
-            cause = "no connection"
-        elif tape.complete_from is None or tape.complete_from > open_time:
-            cause = JOINED
-        elif tape.unsure or tape.ahead:
-            cause = "frames were lost"
-        elif self.halted:
-            cause = "nothing trades"
-        else:
-            cause = "trades seen elsewhere did not arrive"
+            return "no connection"
+        if tape.complete_from is None or tape.complete_from > open_time:
+            return JOINED
+        if tape.unsure or tape.ahead:
+            return "frames were lost"
+        if self.halted:
+            return "nothing trades"
+        return "trades seen elsewhere did not arrive"
+
+    def _miss(self, tape: _Tape, open_time: int) -> None:
         tape.missed[open_time] = None
         if len(tape.missed) > PROVABLE_PAST:
             del tape.missed[next(iter(tape.missed))]
+        cause = self._why_missing(tape, open_time)
         self.pending.missing[tape.series, open_time] = Missing(tape.series, open_time, cause)
 
     def _suspect(self, series: Series, open_time: int, cause: str) -> None:

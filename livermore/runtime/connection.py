@@ -1,8 +1,12 @@
-"""One socket's life: connect, subscribe, receive until something ends it.
+"""One connection's life: connect, subscribe, receive until something ends it.
 
-``live`` returns never and raises what ended it; it does not retry. Its deadlines count from the
-moment a wait begins, so our own slow work never looks like the exchange's silence. The receive loop
-hands every frame to the tracker synchronously and never awaits the writer.
+``live`` returns never and raises what ended it; it does not retry. Where the exchange ends every
+connection after a while, or says that it is about to, the next socket is up and confirmed before
+the old one goes: for a moment both are read, so that nothing falls between them.
+
+Deadlines count from the moment a wait begins, so our own slow work never looks like the exchange's
+silence. The receive loop hands every frame to the tracker synchronously and never awaits the
+writer.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import trio
 from livermore.adapters.websocket import Socket, open_socket
 from livermore.dialect import Dialect, Subscription
 from livermore.errors import ConnectionLost, MalformedMessage, Stalled
-from livermore.market.events import Acknowledged, Frame
+from livermore.market.events import Acknowledged, Closing, Confirmed, Event, Frame
 from livermore.market.tracker import Tracker
 
 FIRST_FRAME = 10.0
@@ -35,6 +39,14 @@ ASK_AGAIN = 600.0
 """Seconds after which a symbol the exchange does not serve is asked for again."""
 BURST = 64
 """Frames that are here already and are taken without letting other tasks run."""
+PING = 12.0
+"""Seconds of silence after which a quiet exchange is asked for a sign of life."""
+RENEW, JITTER = 23 / 24, 1 / 24
+"""Of a connection's maximum age: when the next one is opened, and by how much that varies."""
+PREPARED = 60.0
+"""Seconds in which the next socket must be up and confirmed; after as many it is tried again."""
+OVERLAP = 2.0
+"""Seconds for which both are read: what was on its way to the old one still arrives."""
 
 
 class State(enum.Enum):
@@ -59,6 +71,8 @@ class Health:
     """Monotonic time of the newest frame; 0 before the first."""
     malformed: int = 0
     reconnects: int = 0
+    handovers: int = 0
+    """Planned changes from one socket to the next."""
     error: str = ""
     again_at: float = 0.0
     """Monotonic time of the next try, while it waits."""
@@ -86,6 +100,63 @@ class Pace:
         await trio.sleep_until(at)
 
 
+@attrs.define(eq=False)
+class _Line:
+    """One socket, and what it was asked for and has not confirmed yet."""
+
+    socket: Socket
+    born: int | None
+    """Exchange time (ms) at which it was opened."""
+    born_at: float
+    over: trio.Event = attrs.Factory(trio.Event)
+    waiting: dict[str, set[str]] = attrs.Factory(dict)
+    """Channel -> native ids."""
+    tokens: dict[str, Subscription] = attrs.Factory(dict)
+    confirmed: dict[str, int] = attrs.Factory(dict)
+    """Channels that were confirmed of each native id."""
+    channels: int = 0
+    renew_after: float = math.inf
+    """Age (ms) at which the next socket is opened."""
+    look_at: float = 0.0
+
+    def asked(self, subscription: Subscription) -> None:
+        """It was sent."""
+        if subscription.natives:
+            self.waiting.setdefault(subscription.channel, set()).update(subscription.natives)
+        if subscription.token:
+            self.tokens[subscription.token] = subscription
+
+    def strike(self, event: Event) -> list[str] | None:
+        """Native ids all of whose channels are confirmed by now; None: it confirms nothing."""
+        channels: Mapping[str, frozenset[str]]
+        if isinstance(event, Acknowledged):
+            channels = event.channels
+        elif isinstance(event, Confirmed) and event.token in self.tokens:
+            subscription = self.tokens.pop(event.token)
+            channels = {subscription.channel: subscription.natives}
+        else:
+            return None
+        whole: list[str] = []
+        for channel, natives in channels.items():
+            wanted = self.waiting.get(channel)
+            if wanted is None:
+                continue
+            for native in natives & wanted:
+                wanted.discard(native)
+                self.confirmed[native] += 1
+                if self.confirmed[native] == self.channels:
+                    whole.append(native)
+            if not wanted:
+                del self.waiting[channel]
+        return whole
+
+    def age(self, now: float, tracker: Tracker) -> float:
+        """In ms, as the exchange counts it where its clock is known."""
+        ours = (now - self.born_at) * 1000
+        time = tracker.clock.read(now)
+        return ours if self.born is None or time is None else max(ours, time - self.born)
+
+
 @attrs.define
 class Connection:
     """Carries one shard: ``natives`` are the exchange's product ids."""
@@ -103,6 +174,10 @@ class Connection:
     """Hears what the exchange refused, and that ``health.rejected`` changed."""
     heard: Callable[[float, str | bytes], None] | None = None
     """Is given every frame before it is read: the flight recorder."""
+    chance: Callable[[], float] = lambda: 0.5
+    """From 0 to 1: connections that were opened together are not renewed together."""
+    handing_over: Callable[[str, str], object] = lambda what, why: None
+    """Hears what becomes of a planned change of sockets, and why."""
     _excluded: dict[str, float] = attrs.Factory(dict)
     """Native ids an error of the exchange named, and until when they are not asked for."""
     _ask_again_at: float = math.inf
@@ -110,6 +185,13 @@ class Connection:
     """What was not confirmed on the last connection that ended for that."""
     _scope: trio.CancelScope | None = None
     _replaced: str = ""
+    _wait: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    """Of the wait for the next frame."""
+    _successor: _Line | None = None
+    """The socket that goes on, once it is ready."""
+    _preparing: bool = False
+    _pinging: bool = False
+    _ponged_at: float = 0.0
 
     @pace.default
     def _own_pace(self) -> Pace:
@@ -122,48 +204,61 @@ class Connection:
             self._scope.cancel()
 
     async def live(self) -> None:
-        """Raises :class:`ConnectionLost` or :class:`Stalled` when the socket's life is over."""
+        """Raises :class:`ConnectionLost` or :class:`Stalled` when the connection's life is over."""
         self.health.state = State.CONNECTING
+        self._successor, self._preparing, self._ponged_at = None, False, 0.0
         try:
             with trio.CancelScope() as self._scope:
-                async with open_socket(
-                    self.url, maximum_message=self.dialect.maximum_message
-                ) as socket:
+                async with trio.open_nursery() as sockets:
+                    line: _Line = await sockets.start(self._hold)
                     self.tracker.connected(trio.current_time())
                     self._become(State.SUBSCRIBING)
-                    waiting = await self._subscribe(socket)
-                    await self._receive(socket, waiting)
+                    await self._subscribe(line)
+                    while True:
+                        successor = await self._receive(line, sockets)
+                        self._successor = None
+                        line.over.set()
+                        line = successor
+                        self._go_on()
             raise ConnectionLost(self._replaced)
+        except BaseExceptionGroup as group:
+            raise _sole(group)  # noqa: B904 - it has its own cause
         finally:
             self._scope = None
             self.tracker.lost()
             self._become(State.WAITING)
+
+    async def _hold(self, *, task_status: trio.TaskStatus[_Line]) -> None:
+        """Keep a socket open until its line is over."""
+        async with open_socket(self.url, maximum_message=self.dialect.maximum_message) as socket:
+            now = trio.current_time()
+            line = _Line(socket, self.tracker.clock.read(now), now)
+            task_status.started(line)
+            self._schedule(line)
+            await line.over.wait()
 
     def _become(self, state: State) -> None:
         self.health.state = state
         self.health.since = trio.current_time()
         self.changed(state)
 
-    async def _subscribe(self, socket: Socket) -> dict[str, set[str]]:
-        """Send every subscription, in order and paced; returns what must be acknowledged."""
+    async def _subscribe(self, line: _Line) -> None:
+        """Send every subscription, in order and paced."""
         now = trio.current_time()
         wanted = [native for native in self.natives if self._excluded.get(native, now) <= now]
         if not wanted:
             self._excluded.clear()
             wanted = list(self.natives)
-        subscriptions: Sequence[Subscription] = self.dialect.subscribe(wanted)
-        waiting: dict[str, set[str]] = {}
-        for subscription in subscriptions:
+        line.confirmed = dict.fromkeys(self.natives, 0)
+        for subscription in self.dialect.subscribe(wanted):
             await self.pace.turn()
-            await socket.send(subscription.frame)
-            if subscription.natives:
-                waiting.setdefault(subscription.channel, set()).update(subscription.natives)
-        return waiting
+            await line.socket.send(subscription.frame)
+            line.asked(subscription)
+        line.channels = len(line.waiting)
 
-    async def _receive(self, socket: Socket, waiting: dict[str, set[str]]) -> None:
-        tracker, read, heard = self.tracker, self.dialect.read, self.heard
-        confirmed: dict[str, int] = dict.fromkeys(self.natives, 0)
-        channels = len(waiting)
+    async def _receive(self, line: _Line, sockets: trio.Nursery) -> _Line:
+        """Take frame after frame; returns the next socket's line once that goes on."""
+        tracker, socket = self.tracker, line.socket
         listened = 0.0
         silent_after = FIRST_FRAME
         burst = 0
@@ -174,77 +269,150 @@ class Connection:
             # Two reasons to wake: silence for too long, or a slot that is due in the silence.
             limit = min(silent_after, max(0.02, tracker.due_in(waited_from)))
             while text is None:
-                with trio.move_on_after(limit):
+                if self._successor is not None:
+                    return self._successor
+                if self.dialect.silent:
+                    limit = min(limit, PING)
+                with trio.move_on_after(limit) as self._wait:
                     text = await socket.get()
                 if text is None:
                     now = trio.current_time()
                     if now - begun > limit + OVERSLEPT:
                         waited_from = now  # it was us who did not run: what came may wait unread
+                    waited_from = max(waited_from, self._ponged_at)
                     if now - waited_from >= silent_after - 0.001:
                         raise Stalled(f"{self.health.name}: no frame for {silent_after:.0f} s")
+                    if self.dialect.silent and now - waited_from >= PING and not self._pinging:
+                        self._pinging = True
+                        sockets.start_soon(self._ping, line)
                     tracker.tick(now)
                     self._wake_if_urgent()
+                    self._renew_if_due(line, now, sockets)
                     limit = min(silent_after - (now - waited_from), max(0.02, tracker.due_in(now)))
                     begun, limit = now, max(limit, 0.0)
             silent_after = SILENT
             now = trio.current_time()
             listened += now - waited_from
-            self.health.frames += 1
-            self.health.heard_at = now
-            if heard is not None:
-                heard(now, text)
-            try:
-                frame: Frame = read(text)
-            except MalformedMessage as error:
-                self.health.malformed += 1
-                self.malformed(error)
+            frame = self._read(text, now)
+            if frame is None:
                 continue
             tracker.take(frame, now)
             if tracker.rejected:
-                self._reject_named(waiting)
-            if waiting:
-                self._acknowledge(frame, waiting, confirmed, channels, now)
-                if not waiting and self.health.state is not State.LIVE:
+                self._reject_named(line)
+            if line.waiting:
+                self._acknowledge(frame, line, now)
+                if not line.waiting and self.health.state is not State.LIVE:
                     self._become(State.LIVE)
                 elif listened > ACKNOWLEDGED and self.health.state is not State.LIVE:
-                    self._report_unconfirmed(waiting)
+                    self._report_unconfirmed(line)
             elif self.health.state is not State.LIVE:
                 self._become(State.LIVE)
             self._wake_if_urgent()
             if now >= self._ask_again_at:
-                await self._ask_again(socket, waiting, confirmed)
+                await self._ask_again(line)
+            if self.dialect.maximum_age is not None:
+                self._renew_if_due(line, now, sockets, frame)
+
+    def _read(self, text: str | bytes, now: float) -> Frame | None:
+        self.health.frames += 1
+        self.health.heard_at = now
+        if self.heard is not None:
+            self.heard(now, text)
+        try:
+            return self.dialect.read(text)
+        except MalformedMessage as error:
+            self.health.malformed += 1
+            self.malformed(error)
+            return None
+
+    async def _ping(self, line: _Line) -> None:
+        """A pong is a sign of life where nothing trades."""
+        try:
+            await line.socket.ping()
+            self._ponged_at = trio.current_time()
+        except ConnectionLost:
+            pass  # whoever waits for a frame is told as well
+        finally:
+            self._pinging = False
+
+    # -- from one socket to the next ------------------------------------------------------
+
+    def _schedule(self, line: _Line) -> None:
+        if self.dialect.maximum_age is not None:
+            part = RENEW + JITTER * (self.chance() - 0.5)
+            line.renew_after = self.dialect.maximum_age * part
+
+    def _renew_if_due(
+        self, line: _Line, now: float, sockets: trio.Nursery, frame: Frame | None = None
+    ) -> None:
+        """Open the next socket when this one is about to end."""
+        closing = frame is not None and any(isinstance(e, Closing) for e in frame.events)
+        if not closing and now < line.look_at:
+            return
+        line.look_at = now + 1.0
+        if self._preparing or self._successor is not None:
+            return
+        if closing:
+            why = "the exchange announced the end of the connection"
+        elif self.health.state is State.LIVE and line.age(now, self.tracker) >= line.renew_after:
+            why = f"the connection is {line.age(now, self.tracker) / 3_600_000:.1f} h old"
+        else:
+            return
+        self._preparing = True
+        sockets.start_soon(self._prepare, line, why, sockets)
+
+    async def _prepare(self, line: _Line, why: str, sockets: trio.Nursery) -> None:
+        """Make the next socket ready, while the old one goes on."""
+        fresh: _Line | None = None
+        self.handing_over("opening the next socket", why)
+        try:
+            with trio.fail_after(PREPARED):
+                fresh = await sockets.start(self._hold)
+                assert fresh is not None
+                await self._subscribe(fresh)
+                while fresh.waiting:
+                    self._take_beside(fresh, await fresh.socket.get())
+            with trio.move_on_after(OVERLAP):
+                while True:
+                    self._take_beside(fresh, await fresh.socket.get())
+        except (ConnectionLost, trio.TooSlowError) as error:
+            if fresh is not None:
+                fresh.over.set()
+            line.look_at = trio.current_time() + PREPARED
+            told = str(error) or f"not ready within {PREPARED:.0f} s"
+            self.handing_over("the next socket failed; the old one stays", told)
+        else:
+            self._successor = fresh
+            self._wait.cancel()
+        finally:
+            self._preparing = False
+
+    def _take_beside(self, fresh: _Line, text: str | bytes) -> None:
+        """A frame of the next socket while the old one still counts its own."""
+        now = trio.current_time()
+        frame = self._read(text, now)
+        if frame is None:
+            return
+        self.tracker.take(attrs.evolve(frame, sequence=None), now)
+        for event in frame.events:
+            fresh.strike(event)
+        self._wake_if_urgent()
+
+    def _go_on(self) -> None:
+        self.tracker.handed_over()
+        self.health.handovers += 1
+        self.handing_over("the next socket goes on", "")
 
     def _wake_if_urgent(self) -> None:
         if self.tracker.pending.urgent:
             self.wake()
 
-    def _acknowledge(
-        self,
-        frame: Frame,
-        waiting: dict[str, set[str]],
-        confirmed: dict[str, int],
-        channels: int,
-        now: float,
-    ) -> None:
-        """Strike what ``frame`` confirms from ``waiting``.
-
-        Products with every channel go to the tracker.
-        """
+    def _acknowledge(self, frame: Frame, line: _Line, now: float) -> None:
+        """Strike what ``frame`` confirms; products with every channel go to the tracker."""
         for event in frame.events:
-            if not isinstance(event, Acknowledged):
+            whole = line.strike(event)
+            if whole is None:
                 continue
-            whole: list[str] = []
-            for channel, natives in event.channels.items():
-                wanted = waiting.get(channel)
-                if wanted is None:
-                    continue
-                for native in natives & wanted:
-                    wanted.discard(native)
-                    confirmed[native] += 1
-                    if confirmed[native] == channels:
-                        whole.append(native)
-                if not wanted:
-                    del waiting[channel]
             self.tracker.acknowledged(whole, now)
             served = self.health.rejected.keys() & set(whole)
             if served:
@@ -252,20 +420,18 @@ class Connection:
                     {n: why for n, why in self.health.rejected.items() if n not in served}
                 )
 
-    async def _ask_again(
-        self, socket: Socket, waiting: dict[str, set[str]], confirmed: dict[str, int]
-    ) -> None:
+    async def _ask_again(self, line: _Line) -> None:
         """Subscribe once more to what was not served: it may have been a passing trouble."""
         self._ask_again_at = trio.current_time() + ASK_AGAIN
         natives = [native for native in self.natives if native in self.health.rejected]
-        confirmed.update(dict.fromkeys(natives, 0))
+        line.confirmed.update(dict.fromkeys(natives, 0))
         for subscription in self.dialect.subscribe(natives):
             if subscription.natives:
                 await self.pace.turn()
-                await socket.send(subscription.frame)
-                waiting.setdefault(subscription.channel, set()).update(subscription.natives)
+                await line.socket.send(subscription.frame)
+                line.asked(subscription)
 
-    def _reject_named(self, waiting: dict[str, set[str]]) -> None:
+    def _reject_named(self, line: _Line) -> None:
         """Products an error of the exchange names are not served: the others go on."""
         named: dict[str, str] = {}
         messages, self.tracker.rejected = self.tracker.rejected, []
@@ -277,10 +443,10 @@ class Connection:
             return
         until = trio.current_time() + ASK_AGAIN
         self._excluded.update(dict.fromkeys(named, until))
-        for channel, natives in list(waiting.items()):
+        for channel, natives in list(line.waiting.items()):
             natives.difference_update(named)
             if not natives:
-                del waiting[channel]
+                del line.waiting[channel]
         self._now_rejected({**self.health.rejected, **named}, messages)
 
     def _now_rejected(self, rejected: Mapping[str, str], messages: Sequence[str] = ()) -> None:
@@ -290,12 +456,12 @@ class Connection:
         self.health.rejected = rejected
         self.rejected(messages)
 
-    def _report_unconfirmed(self, waiting: dict[str, set[str]]) -> None:
+    def _report_unconfirmed(self, line: _Line) -> None:
         """Some subscriptions were never confirmed: too many of them end the connection.
 
         A few products, or the same ones again, are not served until their confirmation comes.
         """
-        missing = frozenset().union(*waiting.values())
+        missing = frozenset().union(*line.waiting.values())
         again = missing == self._unconfirmed and len(missing) < len(self.natives)
         if len(missing) * 2 >= len(self.natives) and not again:
             self._unconfirmed = missing
@@ -306,3 +472,10 @@ class Connection:
         why = f"its subscription was not confirmed within {ACKNOWLEDGED:.0f} s"
         self._now_rejected({**self.health.rejected, **dict.fromkeys(missing, why)})
         self._become(State.LIVE)
+
+
+def _sole(group: BaseException) -> BaseException:
+    """What a group holds, if it is one thing."""
+    while isinstance(group, BaseExceptionGroup) and len(group.exceptions) == 1:
+        group = group.exceptions[0]
+    return group

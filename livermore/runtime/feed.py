@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,6 +84,10 @@ class Plan:
     rest_url: str
     symbols: tuple[str, ...] | None
     top: int
+    shared: frozenset[str] = frozenset()
+    """Those of the symbols that may be listed by another exchange of this process instead."""
+    unlisted: Callable[[Mapping[str, str]], object] = lambda unlisted: None
+    """Hears which of those this exchange does not list, and the messages that say so."""
     holder: str
     description: dict[str, object]
     bans: Bans | None = None
@@ -252,6 +256,22 @@ class Feed:
 
         return await trio.to_thread.run_sync(work, limiter=self._drawing)
 
+    async def stay_ended(self, error: LivermoreError) -> None:
+        """Say why nothing is followed any more until cancelled; a successor's status stays."""
+        report, key = self.report, store.status_key(self.plan.dialect.name)
+        report.ended, report.lost, report.standby, report.slow = str(error), "", "", 0.0
+        try:
+            while True:
+                text = report_text(report, self.now(), trio.current_time())
+                try:
+                    why = await self._say(store.keep(key, text, STATUS_TTL, self._lease.epoch))
+                except StoreUnusable as unusable:
+                    why = str(unusable)
+                await self._leave_words(text if why else None)
+                await trio.sleep(STATUS_EVERY)
+        finally:
+            await self.give_back()
+
     async def give_back(self) -> None:
         """Leave the exchange to whoever comes next; also while this is cancelled."""
         with trio.move_on_after(FINISH, shield=True):
@@ -312,8 +332,9 @@ class Feed:
                 await trio.sleep(wait)
         self.report.note = ""
         if self.plan.symbols is not None:
-            resolution = resolve(products, self.plan.symbols)
+            resolution = resolve(products, self.plan.symbols, self.plan.shared)
             self._products = resolution.products
+            self.plan.unlisted(resolution.unlisted)
             for notice in resolution.notices:
                 self.journal.info("notice", text=notice)
             self.report.notices = list(resolution.notices)
@@ -664,12 +685,17 @@ class Feed:
         def malformed(error: MalformedMessage) -> None:
             self.journal.debug("malformed frame", name=health.name, why=str(error))
 
+        def handing_over(what: str, why: str) -> None:
+            because = {"because": why} if why else {}
+            self.journal.info(what, name=health.name, **because)
+
         dialect = self.plan.dialect
         pace = self._pace if dialect.messages_shared else Pace(dialect.messages_per_second)
         return Connection(
             self.plan.dialect, self.plan.websocket_url, [p.native for p in products],
             tracker, health, writer.wake, changed, malformed, pace, rejected,
             self._recorder.ring(health.name).heard if self._recorder is not None else None,
+            self._chance, handing_over,
         )  # fmt: skip
 
     async def _keep_connected(self, shard: Shard) -> None:

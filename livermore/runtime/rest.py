@@ -69,6 +69,8 @@ class Budget:
     """When Redis is told of the ban again: it may have been emptied."""
     _banned_since: float | None = None
     _say_at: float = 0.0
+    _full_until: float = 0.0
+    _say_full_at: float = 0.0
 
     async def grant(self, lane: Lane, weight: int = 1) -> None:
         """Wait until one request may be sent. Raises :class:`StoreError` when Redis is away."""
@@ -90,7 +92,7 @@ class Budget:
                 self._next = moment + CLOSEST * weight / self.per_second
                 await trio.sleep_until(moment)
             # Refused while this one waited: it would be one request into the ban.
-            if int(granted) and self._stop_until <= trio.current_time():
+            if int(granted) and self._closed_until <= trio.current_time():
                 self._granted.append(trio.current_time())
                 return
 
@@ -100,10 +102,10 @@ class Budget:
         last = self._granted[-1] if self._granted else -1.0
         self._next_alone = max(self._next_alone, last + 1.0)
         while True:
-            moment = max(trio.current_time(), self._next_alone, self._stop_until)
+            moment = max(trio.current_time(), self._next_alone, self._closed_until)
             self._next_alone = moment + 1.0
             await trio.sleep_until(moment)
-            if self._stop_until <= trio.current_time():
+            if self._closed_until <= trio.current_time():
                 self._granted.append(trio.current_time())
                 return
 
@@ -113,6 +115,23 @@ class Budget:
         await self._stop(seconds, why)
         with contextlib.suppress(StoreError):  # remembered here, and told to Redis when it is back
             await self._tell_redis(seconds, why, 1)
+
+    def told(self, used: int, limit: float, left: float) -> None:
+        """What this address has used of the exchange's running window, which ends in ``left`` s.
+
+        Others may share the address: beyond our share of ``limit`` we wait for the next window.
+        """
+        if used < SHARE * limit:
+            return
+        until = trio.current_time() + left
+        if until > self._full_until:
+            self._full_until = until
+            if until > self._say_full_at:
+                self._say_full_at = until + SAY
+                self.journal.info(
+                    "the exchange's budget is used up", used=used, limit=round(limit),
+                    next=f"REST waits {left:.0f} s",
+                )  # fmt: skip
 
     def answered(self) -> None:
         """The exchange serves us."""
@@ -126,13 +145,18 @@ class Budget:
         """The ban in force."""
         return self.ban if self._stop_until > trio.current_time() else None
 
+    @property
+    def _closed_until(self) -> float:
+        return max(self._stop_until, self._full_until)
+
     def used(self, seconds: float) -> int:
         """Requests of this process in the last ``seconds``."""
         since = trio.current_time() - seconds
         return sum(1 for moment in self._granted if moment > since)
 
     async def _wait_out(self) -> None:
-        """Until no ban is in force."""
+        """Until no ban is in force and the window has room."""
+        await trio.sleep_until(self._full_until)
         while (left := self._stop_until - trio.current_time()) > 0:
             if self.ban is not None and trio.current_time() >= self._repeat_at:
                 with contextlib.suppress(StoreError):
@@ -233,6 +257,7 @@ class Rest:
             await self.budget.grant_alone()
         asked_at = self.clock() or 0
         reply = await self.http.get(request.path, request.params)
+        self._account(reply)
         error = self.dialect.refusal(reply.status, reply.headers, reply.body)
         if isinstance(error, RateLimited):
             await self.budget.refused(error.wait, str(error))
@@ -240,3 +265,10 @@ class Rest:
             raise error
         self.budget.answered()
         return reply, asked_at
+
+    def _account(self, reply: Reply) -> None:
+        used = self.dialect.used_weight(reply.headers)
+        if used is not None:
+            window = self.dialect.rest_window * 1000
+            left = window - (self.clock() or 0) % window  # the exchange's minutes, by its clock
+            self.budget.told(used, self.dialect.rest_per_second * window / 1000, left / 1000)
