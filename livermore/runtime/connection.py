@@ -260,7 +260,7 @@ class Connection:
         """Take frame after frame; returns the next socket's line once that goes on."""
         tracker, socket = self.tracker, line.socket
         listened = 0.0
-        silent_after = FIRST_FRAME
+        silent_after = SILENT if self.health.state is State.LIVE else FIRST_FRAME
         burst = 0
         while True:
             begun = waited_from = trio.current_time()
