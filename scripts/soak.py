@@ -3,6 +3,7 @@
 
     scripts/soak.py --seeds 1-200 --jobs 2
     scripts/soak.py --seeds 17 --verbose
+    scripts/soak.py --seeds 1-200 --exchanges coinbase,binance
     scripts/soak.py --memory --symbols 50 --days 10 --rate 240
 
 A seed is two hours of a market in a minute: everything goes wrong, then a calm, and then the store,
@@ -53,9 +54,12 @@ def seeds_of(text: str) -> list[int]:
     return found
 
 
-def run_seed(seed: int, directory: Path) -> dict[str, Any]:
+def run_seed(seed: int, directory: Path, exchanges: str = EXCHANGE) -> dict[str, Any]:
     """The verdict on one seed, from a process of its own."""
-    command = [sys.executable, "-m", RUN, "--seed", str(seed), "--directory", str(directory)]
+    command = [
+        sys.executable, "-m", RUN, "--seed", str(seed), "--exchanges", exchanges,
+        "--directory", str(directory),
+    ]  # fmt: skip
     begun = time.monotonic()
     try:
         done = subprocess.run(
@@ -89,10 +93,12 @@ def line(verdict: dict[str, Any]) -> str:
     return text
 
 
-def soak(seeds: Sequence[int], jobs: int, directory: Path) -> Iterator[dict[str, Any]]:
+def soak(
+    seeds: Sequence[int], jobs: int, directory: Path, exchanges: str = EXCHANGE
+) -> Iterator[dict[str, Any]]:
     """Verdicts as they come, in the order of the seeds; logs of good seeds are removed."""
     with ThreadPoolExecutor(jobs) as pool:
-        for verdict in pool.map(lambda seed: run_seed(seed, directory), seeds):
+        for verdict in pool.map(lambda seed: run_seed(seed, directory, exchanges), seeds):
             if verdict["ok"] and len(seeds) > 1:
                 for file in directory.glob(f"seed-{verdict['seed']}.*"):
                     file.unlink()
@@ -233,6 +239,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=seeds_of, metavar="A-B", help="such as 1-10, 7 or 1-3,9")
+    parser.add_argument(
+        "--exchanges",
+        default=EXCHANGE,
+        metavar="A,B",
+        help="whose market; several run side by side",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="seeds at a time")
     parser.add_argument("--directory", type=Path, help="where logs of failed seeds are kept")
     parser.add_argument("--verbose", action="store_true", help="all problems and the log's path")
@@ -251,7 +263,7 @@ def main() -> int:
         print(json.dumps(result, indent=1))
         return 0 if result["ok"] else 1
     tally: Counter[bool] = Counter()
-    for verdict in soak(given.seeds, given.jobs, directory):
+    for verdict in soak(given.seeds, given.jobs, directory, given.exchanges):
         tally[verdict["ok"]] += 1
         print(json.dumps(verdict) if given.json else line(verdict), flush=True)
         if given.verbose and not given.json:

@@ -24,9 +24,11 @@ from livermore.adapters.http import Http
 from livermore.adapters.redis import Call, Redis, script
 from livermore.dialect import Dialect, tracker_of
 from livermore.errors import (
+    ConnectionLost,
     Fenced,
     LeaseLost,
     MalformedMessage,
+    Refused,
     RestError,
     StoreError,
     StoreUnusable,
@@ -54,7 +56,7 @@ from livermore.runtime.status import STATUS_EVERY, STATUS_TTL, Report, report_te
 from livermore.runtime.supervise import first_of, supervise
 from livermore.runtime.verification import Verification
 from livermore.runtime.writer import Writer
-from livermore.signals.alert import Alert, Entry
+from livermore.signals.alert import Alert, Blindness, Entry
 from livermore.signals.rule import Kind as RuleKind
 from livermore.signals.rule import Rule
 
@@ -67,11 +69,15 @@ SLOW = 0.5
 """Seconds; an answer of Redis that takes longer is slow, two of them in a row are said."""
 BARS = 60
 """Candles in the chart of an alert."""
+NAMED = 10
+"""Series that are named where all of them ended."""
 TOLD_AT_ONCE = 100
 MOST_UNPOSTED = 1000
 """Entries that wait for a Redis that is away; the oldest go."""
 SAY_HISTORY = 2.0
 """Seconds between two log lines on the history's progress."""
+NOT_HERE = 451
+"""Unavailable for legal reasons: no other try will be answered otherwise."""
 DEMO_HINT = "to see Livermore work without a network: livermore demo"
 
 
@@ -208,8 +214,32 @@ class Feed:
             self.report.delivery = self._delivery
             try:
                 yield
+            except* Refused as refused:
+                await self._tell_end(str(first_of(refused)))
+                raise
             finally:
                 self.delivering = False
+
+    async def _tell_end(self, why: str) -> None:
+        """People hear that nothing is followed any more, if anything was."""
+        now = self.now()
+        if now is None or not self.report.started_following:
+            return
+        if not any(rule.kind is RuleKind.BLIND and rule.enabled for rule in self.plan.rules):
+            return
+        name = self.plan.dialect.name
+        end = Blindness(
+            id=f"blind|{name}|{now}|ended",
+            source_exchange_id=name,
+            series=len(self._series),
+            of=len(self._series),
+            named=[str(series) for series in self._series[:NAMED]],
+            since=now,
+            why=f"ended: {why}",
+            triggered=now,
+        )
+        with contextlib.suppress(Fenced), trio.move_on_after(FINISH):  # its successor follows
+            await self.tell([end])
 
     async def tell(self, entries: Sequence[Entry]) -> None:
         """Put what no series met into the outbox, or straight to the channels when Redis is away.
@@ -256,18 +286,18 @@ class Feed:
 
         return await trio.to_thread.run_sync(work, limiter=self._drawing)
 
-    async def stay_ended(self, error: LivermoreError) -> None:
+    async def stay_ended(self, why: str) -> None:
         """Say why nothing is followed any more until cancelled; a successor's status stays."""
         report, key = self.report, store.status_key(self.plan.dialect.name)
-        report.ended, report.lost, report.standby, report.slow = str(error), "", "", 0.0
+        report.ended, report.lost, report.standby, report.slow = why, "", "", 0.0
         try:
             while True:
                 text = report_text(report, self.now(), trio.current_time())
                 try:
-                    why = await self._say(store.keep(key, text, STATUS_TTL, self._lease.epoch))
-                except StoreUnusable as unusable:
-                    why = str(unusable)
-                await self._leave_words(text if why else None)
+                    away = await self._say(store.keep(key, text, STATUS_TTL, self._lease.epoch))
+                except StoreUnusable as error:
+                    away = str(error)
+                await self._leave_words(text if away else None)
                 await trio.sleep(STATUS_EVERY)
         finally:
             await self.give_back()
@@ -424,9 +454,11 @@ class Feed:
             halted=readings.halt,
         )
         self.report.liveness = liveness
+        one = dialect.candles_request(self._products[0].native, dialect.streamed, 0, 0)
+        weight = one.weight  # the budget counts what a request weighs
         verification = Verification(
             dialect, self._redis, repairs, series,
-            requests_per_second=rest.budget.per_second,
+            requests_per_second=rest.budget.per_second / weight,
             clock=self.now,
             say=lambda event, fields: self.journal.info(event, **fields),
             chance=self._chance,
@@ -707,9 +739,18 @@ class Feed:
             health.reconnects += 1
             health.again_at = trio.current_time() + wait
 
+        async def live() -> None:
+            try:
+                await shard.connection.live()
+            except ConnectionLost as lost:
+                if lost.status != NOT_HERE:
+                    raise
+                refusal = self.plan.dialect.refusal(lost.status, {}, b"")
+                raise (refusal or lost) from lost
+
         await supervise(
-            f"connection {health.name}", shard.connection.live, self.journal,
-            chance=self._chance, failed=failed, hint=DEMO_HINT,
+            f"connection {health.name}", live, self.journal,
+            chance=self._chance, failed=failed, hint=DEMO_HINT, ends=(Refused,),
         )  # fmt: skip
 
     def _reject(self, health: Health, products: Sequence[Product]) -> None:

@@ -1,6 +1,8 @@
 """One seed of the test that matters: the whole daemon under a schedule of disturbances.
 
     python -m tests.simulator.chaos_run --seed 7 --directory /tmp/chaos
+    python -m tests.simulator.chaos_run --seed 7 --exchanges binance
+    python -m tests.simulator.chaos_run --seed 7 --exchanges coinbase,binance
 
 Two hours of a market pass in a minute: Trio's clock runs 120 times as fast as ours, for the daemon
 and for the simulated exchange. Redis is a real server of this run's own; its clock cannot be
@@ -38,7 +40,7 @@ from livermore import daemon
 from livermore.adapters import http, outbox, store
 from livermore.adapters import redis as adapter
 from livermore.adapters.valkey import valkey_binary
-from livermore.config import Settings
+from livermore.config import Own, Settings
 from livermore.errors import LivermoreError, MalformedMessage, StoreError
 from livermore.market.candle import Candle, Evidence, Series, same_volume
 from livermore.market.candle import Kind as CandleKind
@@ -59,7 +61,7 @@ from livermore.simulator.chaos import Disturbance, Schedule
 from livermore.simulator.trades import NS
 from tests import alert_judge
 from tests.servers import RedisServer, server_room
-from tests.simulator.whole_daemon import EXCHANGE, START, check, ledger
+from tests.simulator.whole_daemon import START, check, ledger
 
 RATE = 120.0
 LISTED = 25
@@ -219,13 +221,26 @@ class Life:
     members: dict[Series, Sequence[bytes]]
 
 
-@attrs.define
-class Run:
-    """One seed."""
+@attrs.frozen
+class Venue:
+    """One exchange of a run: who it is, what befalls it, who of it is followed."""
 
-    seed: int
+    exchange: str
     schedule: Schedule
     simulator: Simulator
+    symbols: tuple[str, ...]
+
+    @property
+    def series(self) -> list[Series]:
+        return [one for symbol in self.symbols for one in store.all_series(self.exchange, symbol)]
+
+
+@attrs.define
+class Run:
+    """One seed. What befalls the daemon and its Redis is in the first exchange's schedule."""
+
+    seed: int
+    venues: Sequence[Venue]
     server: RedisServer
     settings: Settings
     log: Log
@@ -246,19 +261,22 @@ class Run:
 
     @property
     def series(self) -> list[Series]:
-        symbols = self.settings.symbols or ()
-        return [one for symbol in symbols for one in store.all_series(EXCHANGE, symbol)]
+        return [one for venue in self.venues for one in venue.series]
+
+    @property
+    def disturbances(self) -> Sequence[Disturbance]:
+        return self.venues[0].schedule.disturbances
 
     def now(self) -> int:
-        """The exchange's true time in ms."""
-        return self.simulator.clock.now() // NS
+        """The exchanges' true time in ms."""
+        return self.venues[0].simulator.clock.now() // NS
 
     async def until(self, second: float) -> None:
         await trio.sleep_until(self._begun + second)
 
     async def keep_daemon(self) -> None:
         """As a service manager does: whatever ends is started anew, after what is scheduled."""
-        due = [one for one in self.schedule.disturbances if one.kind in (chaos.RESTART, chaos.KILL)]
+        due = [one for one in self.disturbances if one.kind in (chaos.RESTART, chaos.KILL)]
         while True:
             after = 1.0
             async with trio.open_nursery() as nursery:
@@ -296,7 +314,7 @@ class Run:
         scope.cancel()
 
     async def disturb_redis(self) -> None:
-        for one in self.schedule.disturbances:
+        for one in self.disturbances:
             if one.kind not in (chaos.PAUSE_REDIS, chaos.RESTART_REDIS, chaos.EMPTY_REDIS):
                 continue
             await self.until(one.at)
@@ -319,10 +337,13 @@ class Run:
         before: set[tuple[Series, int]] = set()
         while True:
             await trio.sleep(60.0)
-            feed = self.feeds.get(EXCHANGE)
-            found = None if feed is None or self.redis_away else await self._find_untold(feed)
-            self.samples["skipped" if found is None else "looks"] += 1
-            untold = found or set()
+            untold: set[tuple[Series, int]] = set()
+            for venue in self.venues:
+                feed = self.feeds.get(venue.exchange)
+                skipped = feed is None or self.redis_away
+                found = None if feed is None or skipped else await self._find_untold(venue, feed)
+                self.samples["skipped" if found is None else "looks"] += 1
+                untold |= found or set()
             for series, open_time in sorted(untold & before, key=str):
                 seen = self.untold.setdefault((series, open_time), iso(self.now()))
                 self.log.write(
@@ -330,7 +351,7 @@ class Run:
                 )
             before = untold
 
-    async def _find_untold(self, feed: Feed) -> set[tuple[Series, int]] | None:
+    async def _find_untold(self, venue: Venue, feed: Feed) -> set[tuple[Series, int]] | None:
         """Slots that the store lacks and nobody is told of; None where it cannot be said.
 
         What lies before the oldest stored candle was never promised: at what price an empty slot
@@ -338,10 +359,10 @@ class Run:
         """
         first, last = window(Timeframe.M5, self.now() - TELL_WITHIN)
         try:
-            stored, entries = await trio.to_thread.run_sync(self._look_for, first, last)
+            stored, entries = await trio.to_thread.run_sync(self._look_for, venue, first, last)
         except redis.RedisError:
             return None
-        if self.redis_away or self.feeds.get(EXCHANGE) is not feed:
+        if self.redis_away or self.feeds.get(venue.exchange) is not feed:
             return None
         lacking = {
             (series, open_time)
@@ -350,7 +371,7 @@ class Run:
             if open_time not in times
         }
         state, _, _ = feed.report.state(feed.now())
-        gaps = [decode_gap(EXCHANGE, text) for text in entries]
+        gaps = [decode_gap(venue.exchange, text) for text in entries]
         gaps += feed.report.repairs.open_gaps if feed.report.repairs else ()
         untold = {
             (series, open_time)
@@ -367,13 +388,15 @@ class Run:
         self.samples["told"] += len(lacking) - len(untold)
         return untold
 
-    def _look_for(self, first: int, last: int) -> tuple[dict[Series, set[int]], list[bytes]]:
+    def _look_for(
+        self, venue: Venue, first: int, last: int
+    ) -> tuple[dict[Series, set[int]], list[bytes]]:
         """Open times of the stored 5m candles in a range, and the entries of the ledger."""
-        shortest = [series for series in self.series if series.timeframe is Timeframe.M5]
+        shortest = [series for series in venue.series if series.timeframe is Timeframe.M5]
         with self.server.client() as client, client.pipeline(transaction=True) as pipeline:
             for series in shortest:
                 pipeline.zrangebyscore(store.keys(series).candles, first, last, withscores=True)
-            pipeline.hvals(store.gaps_key(EXCHANGE))
+            pipeline.hvals(store.gaps_key(venue.exchange))
             *found, entries = pipeline.execute()
         times = [{int(score) for _, score in members} for members in found]
         return dict(zip(shortest, times, strict=True)), entries
@@ -398,7 +421,11 @@ class Run:
 
     def unhealed(self) -> str:
         """What is not as it should be before a calm end, in one line."""
-        feed = self.feeds.get(EXCHANGE)
+        found = ((venue.exchange, self._unhealed(venue)) for venue in self.venues)
+        return "; ".join(f"{exchange}: {what}" for exchange, what in found if what)
+
+    def _unhealed(self, venue: Venue) -> str:
+        feed = self.feeds.get(venue.exchange)
         if feed is None:
             return "no daemon runs"
         state, _, note = feed.report.state(feed.now())
@@ -445,7 +472,8 @@ def judge_life(life: Life, number: int) -> Iterator[str]:
             kind = "close" if ":candle:close:" in channel else "correct"
             if (kind == "close") != (message["revision"] == 0):
                 yield f"life {number}: {channel} carries revision {message['revision']}"
-            series = Series(EXCHANGE, message["symbol"], Timeframe(message["timeframe"]))
+            exchange = channel.split(":")[2]
+            series = Series(exchange, message["symbol"], Timeframe(message["timeframe"]))
             told[series, message["open_time"]].append(message)
         elif ":indicator:" in channel:
             message = json.loads(text)
@@ -492,7 +520,8 @@ def told_readings(life: Life) -> dict[Series, dict[int, Reading]]:
         channel, _, text = line.partition(b" ")
         if b":indicator:" in channel:
             one = msgspec.json.decode(text, type=Reading)
-            found[Series(EXCHANGE, one.symbol, one.timeframe)][one.open_time] = one
+            exchange = channel.decode().split(":")[2]
+            found[Series(exchange, one.symbol, one.timeframe)][one.open_time] = one
     return found
 
 
@@ -522,9 +551,9 @@ def judge_readings(life: Life) -> Iterator[str]:
                 yield f"{series} {iso(wanted.open_time)}: announced {heard}, should be {wanted}"
 
 
-def judge_alerts(client: adapter.Client, life: Life, lives: int) -> Iterator[str]:
+def judge_alerts(client: adapter.Client, exchange: str, life: Life, lives: int) -> Iterator[str]:
     """The alerts that stand are those that the rules' text demands of the stored candles."""
-    entries = list(outbox.rows(client.one(*outbox.after(EXCHANGE, "0-0", 10_000))))
+    entries = list(outbox.rows(client.one(*outbox.after(exchange, "0-0", 10_000))))
     standing: Counter[str] = Counter()
     for row in entries:
         if isinstance(row, MalformedMessage):
@@ -536,9 +565,10 @@ def judge_alerts(client: adapter.Client, life: Life, lives: int) -> Iterator[str
     if twice := [claim for claim, count in standing.items() if count not in (0, 1)]:
         yield f"told or withdrawn twice: {twice}"
     remembered: set[str] = set()
-    for series, members in life.members.items():
+    own = {one: members for one, members in life.members.items() if one.exchange == exchange}
+    for series, members in own.items():
         candles, _ = store.decode_candles(series, members)
-        [text] = client.one(*outbox.read_memories(EXCHANGE, [outbox.memory_field(series)]))
+        [text] = client.one(*outbox.read_memories(exchange, [outbox.memory_field(series)]))
         if not candles or len(candles) >= store.KEEP:
             continue
         if text is None:
@@ -564,7 +594,7 @@ def judge_alerts(client: adapter.Client, life: Life, lives: int) -> Iterator[str
             yield f"alerts of {series}: {of}, should be {sorted(wanted)}"
         remembered.update(claim(series, one) for one in found)
     told = {text for text, count in standing.items() if count > 0}
-    followed = {str(series) for series, some in life.members.items() if len(some) < store.KEEP}
+    followed = {str(series) for series, some in own.items() if len(some) < store.KEEP}
     for text in told - remembered:
         _, _, symbol, timeframe, _ = text.split("|")
         if f"{symbol} {timeframe}" in followed:
@@ -573,11 +603,11 @@ def judge_alerts(client: adapter.Client, life: Life, lives: int) -> Iterator[str
         yield f"stand and were not told: {remembered - told}"
 
 
-def judge_ledger(client: adapter.Client, life: Life) -> Iterator[str]:
+def judge_ledger(client: adapter.Client, exchange: str, life: Life) -> Iterator[str]:
     """Nothing stays open, and what was given up came by another way: the exchange has it all."""
-    for gap in ledger(client):
+    for gap in ledger(client, exchange):
         outcome = gap.get("outcome", "open")
-        series = Series(EXCHANGE, gap["symbol"], Timeframe(gap["timeframe"]))
+        series = Series(exchange, gap["symbol"], Timeframe(gap["timeframe"]))
         if outcome == "filled":
             continue
         times = {one.open_time for one in store.decode_candles(series, life.members[series])[0]}
@@ -605,7 +635,12 @@ class Verdict:
 
 
 async def run_seed(
-    seed: int, directory: Path, server: RedisServer, *, disturbed: bool = True
+    seed: int,
+    directory: Path,
+    server: RedisServer,
+    exchanges: Sequence[str] = ("coinbase",),
+    *,
+    disturbed: bool = True,
 ) -> Verdict:
     """The whole run and what is to be said about it."""
     begun, used = time.monotonic(), time.process_time()
@@ -613,38 +648,34 @@ async def run_seed(
     logger = logging.getLogger("livermore")
     logger.setLevel(logging.INFO)
     logger.addHandler(log)
-    market = chaos_symbols(seed)
-    planned = chaos.schedule(seed, market, boundary=chaos.SLOT - START / 1000 % chaos.SLOT)
-    if not disturbed:
-        planned = Schedule((), ())
-    (directory / f"seed-{seed}.json").write_text(json.dumps(attrs.asdict(planned), indent=1))
     tasks = trio.lowlevel.current_statistics().tasks_living
     try:
         async with trio.open_nursery() as nursery:
-            simulator: Simulator = await nursery.start(
-                simulate,
-                SimulatorSettings(
-                    symbols=LISTED,
-                    seed=seed,
-                    speed=1.0,
-                    start=START,
-                    history_days=DAYS,
-                    scenario=list(planned.faults),
-                ),
-            )
-            log.simulator = simulator
+            venues = [
+                await _open(nursery, exchange, seed + 1000 * number, disturbed)
+                for number, exchange in enumerate(exchanges)
+            ]
+            text = json.dumps([attrs.asdict(venue.schedule) for venue in venues], indent=1)
+            (directory / f"seed-{seed}.json").write_text(text)
+            log.simulator = venues[0].simulator
             settings = Settings(
                 state_dir=directory / f"state-{seed}",
-                exchanges=(EXCHANGE,),
-                symbols=market,
+                exchanges=tuple(exchanges),
                 redis_url=server.url,
-                rest_url=simulator.rest_url,
-                websocket_url=simulator.websocket_url,
+                own={
+                    venue.exchange: Own(
+                        symbols=venue.symbols,
+                        rest_url=venue.simulator.rest_url,
+                        websocket_url=venue.simulator.websocket_url,
+                    )
+                    for venue in venues
+                },
             )
-            run = Run(seed, planned, simulator, server, settings, log)
-            nursery.start_soon(_tell_minutes, run)
-            for fault in planned.faults:
-                nursery.start_soon(_tell, run, fault)
+            run = Run(seed, venues, server, settings, log)
+            for venue in venues:
+                nursery.start_soon(_tell_minutes, run, venue)
+                for fault in venue.schedule.faults:
+                    nursery.start_soon(_tell, run, venue, fault)
             async with trio.open_nursery() as keeping:
                 keeping.start_soon(run.keep_daemon)
                 keeping.start_soon(run.disturb_redis)
@@ -659,14 +690,13 @@ async def run_seed(
                 for (series, open_time), seen in run.untold.items()
             ]
             await trio.sleep(5.0)
-            if simulator.stats.connections:
-                problems.append(f"{simulator.stats.connections} sockets are left open")
+            for venue in venues:
+                if open_ := venue.simulator.stats.connections:
+                    problems.append(f"{open_} sockets to {venue.exchange} are left open")
             problems += await trio.to_thread.run_sync(_judge, run, until)
             counts = _counts(run, log)
-            if simulator.stats.over_rate:
-                problems.append(
-                    f"{simulator.stats.over_rate} requests were too fast for the exchange"
-                )
+            if over := sum(venue.simulator.stats.over_rate for venue in venues):
+                problems.append(f"{over} requests were too fast for the exchange")
             nursery.cancel_scope.cancel()
         left = trio.lowlevel.current_statistics().tasks_living - tasks
         if left:
@@ -678,23 +708,47 @@ async def run_seed(
     return Verdict(seed, problems, counts, time.monotonic() - begun)
 
 
-async def _tell_minutes(run: Run) -> None:
+async def _open(nursery: trio.Nursery, exchange: str, seed: int, disturbed: bool) -> Venue:
+    """Start one exchange with its schedule."""
+    symbols = chaos_symbols(exchange, seed)
+    planned = chaos.schedule(
+        seed, symbols, boundary=chaos.SLOT - START / 1000 % chaos.SLOT, exchange=exchange
+    )
+    if not disturbed:
+        planned = Schedule((), ())
+    simulator: Simulator = await nursery.start(
+        simulate,
+        SimulatorSettings(
+            exchange=exchange,
+            symbols=LISTED,
+            seed=seed,
+            speed=1.0,
+            start=START,
+            history_days=DAYS,
+            scenario=list(planned.faults),
+        ),
+    )
+    return Venue(exchange, planned, simulator, symbols)
+
+
+async def _tell_minutes(run: Run, venue: Venue) -> None:
     """What each minute cost, where there is something to tell."""
     before = 0
     while True:
         await trio.sleep(60.0)
-        asked = run.simulator.stats.rest_requests
+        asked = venue.simulator.stats.rest_requests
         if asked > before + 20:
-            feed = run.feeds.get(EXCHANGE)
+            feed = run.feeds.get(venue.exchange)
             gaps = feed.report.repairs.open_gaps if feed and feed.report.repairs else ()
-            run.log.write("minute", {"rest requests": asked - before, "gaps": len(gaps)})
+            told = {"exchange": venue.exchange, "rest requests": asked - before, "gaps": len(gaps)}
+            run.log.write("minute", told)
         before = asked
 
 
-async def _tell(run: Run, fault: dict[str, Any]) -> None:
+async def _tell(run: Run, venue: Venue, fault: dict[str, Any]) -> None:
     """The schedule in the log, beside what the daemon made of it."""
     await run.until(fault["at"])
-    run.log.write("fault", fault)
+    run.log.write("fault", {"exchange": venue.exchange, **fault})
 
 
 def _judge(run: Run, until: int) -> list[str]:
@@ -704,51 +758,53 @@ def _judge(run: Run, until: int) -> list[str]:
         problems += judge_life(life, number)
     client = adapter.Client(run.server.url)
     try:
-        problems += judge_ledger(client, run.lives[-1])
         problems += judge_readings(run.lives[-1])
-        problems += judge_alerts(client, run.lives[-1], len(run.lives))
-        url = run.simulator.control_url
-        result = check(client, url, EXCHANGE, run.settings.symbols or (), until)
-        for difference in result.pop("wrong"):
-            problems.append(f"store: {difference}")
-        run.checked = result
+        for venue in run.venues:
+            problems += judge_ledger(client, venue.exchange, run.lives[-1])
+            problems += judge_alerts(client, venue.exchange, run.lives[-1], len(run.lives))
+            url = venue.simulator.control_url
+            result = check(client, url, venue.exchange, venue.symbols, until)
+            problems += [f"store: {difference}" for difference in result.pop("wrong")]
+            for name, figure in result.items():
+                run.checked[name] = run.checked[name] + figure if name in run.checked else figure
     finally:
         client.close()
     return problems
 
 
 def _counts(run: Run, log: Log) -> dict[str, Any]:
-    stats = run.simulator.stats
+    every = [venue.simulator.stats for venue in run.venues]
+    faults = [fault for venue in run.venues for fault in venue.schedule.faults]
     told = [line.split(b" ", 1)[0] for life in run.lives for line in life.published]
     closes = sum(b":candle:close:" in channel for channel in told)
     corrections = sum(b":candle:correct:" in channel for channel in told)
     return {
-        "faults": len(run.schedule.faults),
+        "faults": len(faults),
         "waited": run.waited,
         "lives": len(run.lives),
-        "kinds": dict(Counter(fault["fault"] for fault in run.schedule.faults)),
-        "disturbances": dict(Counter(one.kind for one in run.schedule.disturbances)),
+        "kinds": dict(Counter(fault["fault"] for fault in faults)),
+        "disturbances": dict(Counter(one.kind for one in run.disturbances)),
         **run.checked,
         "closes": closes,
         "corrections": corrections,
         "alerts": sum(channel.startswith(b"channel:alerts:") for channel in told),
         "samples": dict(run.samples),
-        "connections": stats.connections_total,
+        "connections": sum(stats.connections_total for stats in every),
         "ended": len(run.ended),
         "reconnects": run.reconnects,
-        "rest_requests": stats.rest_requests,
-        "rest_429": stats.rest_429,
-        "over_rate": stats.over_rate,
+        "rest_requests": sum(stats.rest_requests for stats in every),
+        "rest_429": sum(stats.rest_429 for stats in every),
+        "over_rate": sum(stats.over_rate for stats in every),
         "late": log.late,
         "events": dict(log.events),
     }
 
 
-def chaos_symbols(seed: int) -> tuple[str, ...]:
+def chaos_symbols(exchange: str, seed: int) -> tuple[str, ...]:
     """Who is followed: the ranks of ``FOLLOWED``."""
     from livermore.simulator.listing import listings
 
-    listed = listings(LISTED, seed)
+    listed = listings(LISTED, seed, exchange)
     return tuple(listed[rank].symbol for rank in FOLLOWED)
 
 
@@ -756,6 +812,7 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--exchanges", default="coinbase", metavar="A,B", help="one or several")
     parser.add_argument("--directory", type=Path, help="where the log of the run goes")
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--undisturbed", action="store_true", help="nothing goes wrong")
@@ -777,6 +834,7 @@ def main() -> int:
                 given.seed,
                 directory,
                 server,
+                given.exchanges.split(","),
                 clock=PatientClock(given.rate),
             )
         finally:

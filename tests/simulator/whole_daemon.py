@@ -173,9 +173,9 @@ async def agree(
         await trio.sleep(0.2)
 
 
-def ledger(client: Client) -> list[dict[str, Any]]:
+def ledger(client: Client, exchange: str = EXCHANGE) -> list[dict[str, Any]]:
     """The gaps, open and ended."""
-    fields = client.one("HGETALL", store.gaps_key(EXCHANGE))
+    fields = client.one("HGETALL", store.gaps_key(exchange))
     values = fields.values() if isinstance(fields, dict) else fields[1::2]
     return [json.loads(text) for text in values]
 
