@@ -12,9 +12,12 @@ from types import MappingProxyType
 
 from livermore.dialect import Dialect
 from livermore.errors import UsageError
+from livermore.exchanges.binance import BINANCE, BINANCE_US
 from livermore.exchanges.coinbase import COINBASE
 
-DIALECTS: Mapping[str, Dialect] = MappingProxyType({known.name: known for known in (COINBASE,)})
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {known.name: known for known in (COINBASE, BINANCE, BINANCE_US)}
+)
 
 
 def dialect(name: str) -> Dialect:

@@ -14,18 +14,17 @@ one damaged row does not cost the good ones beside it.
 
 from __future__ import annotations
 
-import email.utils
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import attrs
 import msgspec
 
-from livermore.dialect import CloseRule, Dialect, Request, Row, Subscription
+from livermore.dialect import CloseRule, Dialect, Fees, Request, Row, Subscription
 from livermore.errors import (
     LivermoreError,
     MalformedMessage,
@@ -48,6 +47,16 @@ from livermore.market.events import (
 )
 from livermore.market.product import Product
 from livermore.market.timeframe import Timeframe
+from livermore.market.wire import (
+    LATEST,
+    MOST,
+    converted,
+    decoded,
+    figure,
+    one_line,
+    retry_after,
+    unreadable,
+)
 
 GRANULARITIES = {
     Timeframe.M5: "FIVE_MINUTE",
@@ -65,23 +74,14 @@ REPLY_ROWS = 350
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-LATEST = 253_402_300_800
-"""Seconds up to the year 10000, the first that no calendar here can tell."""
-
-MOST = 2**63
-"""Ids, counters and sequence numbers below this are believed."""
-
 GRID = 300
 """Seconds: the starts of all timeframes here are multiples."""
 
 LARGEST_SIZE = Decimal("1E+18")
 """No trade is larger; also keeps a damaged exponent out of exact sums."""
 
-WAIT_UNTOLD = 10.0
-"""Seconds to stay away after a 429 that does not say how long."""
-
-WAIT_BOUNDS = (1.0, 86_400.0)
-"""What we believe of a ``Retry-After``, in seconds."""
+WAIT = {"untold": 10.0, "least": 1.0, "most": 86_400.0}
+"""Seconds to stay away after a 429 that does not say how long; what we believe of one that does."""
 
 
 class TradeRow(msgspec.Struct, gc=False):
@@ -179,7 +179,6 @@ AnyFrame = (
     | HeartbeatsFrame
     | SubscriptionsFrame
 )
-Shape = TypeVar("Shape")
 
 # Not strict: a number in quotes is a number, and the other way round.
 _DECODER = msgspec.json.Decoder(AnyFrame, strict=False)
@@ -206,7 +205,7 @@ def read(frame: bytes | str) -> Frame:
         return _understand(wire.timestamp, wire.sequence_num, wire.events, 0)
     # msgspec's and Unicode's errors are ValueErrors; deep nesting exhausts the stack.
     except (ValueError, RecursionError) as error:
-        raise _malformed(error, frame) from None
+        raise unreadable("coinbase", error, frame) from None
 
 
 def _understand(
@@ -296,8 +295,8 @@ def _tickers(event: TickersEvent, stamp: int | None, events: list[Event]) -> int
         if stamp is None or not row.product_id or not 0 < row.price < math.inf:
             malformed += 1
             continue
-        bid, ask = _figure(row.best_bid) or None, _figure(row.best_ask) or None
-        volume = _figure(row.volume_24_h)
+        bid, ask = figure(row.best_bid) or None, figure(row.best_ask) or None
+        volume = figure(row.volume_24_h)
         events.append(Ticker(row.product_id, row.price, stamp, bid, ask, volume, snapshot))
     return malformed
 
@@ -320,15 +319,15 @@ def _read_by_rows(text: str) -> Frame:
     if not isinstance(wire, dict):
         raise MalformedMessage("coinbase: frame is not an object", text)
     if wire.get("type") == "error":  # the only frames without channel and sequence_num
-        message = _converted(wire.get("message"), str) or text
-        return Frame(None, None, [Rejected(_one_line(message))])
+        message = converted(wire.get("message"), str) or text
+        return Frame(None, None, [Rejected(one_line(message))])
     channel = wire.get("channel")
     if not isinstance(channel, str):
         raise MalformedMessage("coinbase: frame names no channel", text)
-    timestamp, sequence = wire.get("timestamp"), _converted(wire.get("sequence_num"), int)
+    timestamp, sequence = wire.get("timestamp"), converted(wire.get("sequence_num"), int)
     if channel not in _SHAPES:
         frame = _understand(timestamp, sequence, (), 0)
-        return attrs.evolve(frame, events=[Unknown(_one_line(channel, 40))])
+        return attrs.evolve(frame, events=[Unknown(one_line(channel, 40))])
     if not isinstance(wire.get("events"), list):
         raise MalformedMessage(f"coinbase: {channel} frame without events", text)
     events: list[AnyEvent] = []
@@ -347,18 +346,11 @@ def _salvage(
     """The event with its readable rows, and how much had to be left out."""
     left_out = 0
     if row_kind is not None and isinstance(raw, dict) and isinstance(raw.get(field), list):
-        rows = [row for row in raw[field] if _converted(row, row_kind) is not None]
+        rows = [row for row in raw[field] if converted(row, row_kind) is not None]
         left_out = len(raw[field]) - len(rows)
-        raw = {field: rows, "type": _converted(raw.get("type"), str) or ""}
-    event = _converted(raw, kind)
+        raw = {field: rows, "type": converted(raw.get("type"), str) or ""}
+    event = converted(raw, kind)
     return event, left_out + (event is None)
-
-
-def _converted(value: object, kind: type[Shape]) -> Shape | None:
-    try:
-        return msgspec.convert(value, kind, strict=False)
-    except ValueError:
-        return None
 
 
 def _trade_id(trade: Trade) -> int:
@@ -375,20 +367,9 @@ def _possible(row: CandleRow | RestCandle) -> bool:
         0 < row.low <= row.open <= row.high < math.inf
         and row.low <= row.close <= row.high
         and 0 <= row.volume < math.inf
-        and 0 <= row.start < LATEST
+        and 0 <= row.start * 1000 < LATEST
         and row.start % GRID == 0
     )
-
-
-def _figure(value: str | float | None) -> float | None:
-    """A figure that may be missing; an empty, unreadable or negative one is."""
-    if value is None:
-        return None
-    try:
-        figure = float(value)
-    except ValueError:
-        return None
-    return figure if 0 <= figure < math.inf else None
 
 
 def _milliseconds(text: object) -> int | None:
@@ -488,9 +469,6 @@ class RestComplaint(msgspec.Struct):
     errors: list[RestComplaintItem] = []
 
 
-Reply = TypeVar("Reply", RestCandles, RestProducts, RestTime)
-
-
 def candles_request(native: str, timeframe: Timeframe, start: int, end: int) -> Request:
     """The public mirror; ``start`` and ``end`` are open times in ms, both included."""
     buckets = (end - start) // timeframe.ms + 1
@@ -510,7 +488,7 @@ def read_candles(body: bytes) -> Sequence[Row]:
 
     A row left out silently would later pass for a slot without trades.
     """
-    reply = _decode(body, RestCandles, "candles")
+    reply = decoded(body, RestCandles, "coinbase", "candles")
     rows: dict[int, Row] = {}
     for wire in reply.candles:
         if not _possible(wire):
@@ -534,8 +512,8 @@ def products_requests() -> Sequence[Request]:
 def read_products(bodies: Sequence[bytes]) -> Sequence[Product]:
     """Spot listings; a damaged row is left out, a reply without one good row is damaged."""
     [body] = bodies
-    listed = _decode(body, RestProducts, "products").products
-    readable = (_converted(row, RestProduct) for row in listed)
+    listed = decoded(body, RestProducts, "coinbase", "products").products
+    readable = (converted(row, RestProduct) for row in listed)
     rows = [
         row
         for row in readable
@@ -547,10 +525,10 @@ def read_products(bodies: Sequence[bytes]) -> Sequence[Product]:
 
 
 def _product(row: RestProduct) -> Product:
-    price = _figure(row.price) or None
-    volume = _figure(row.approximate_quote_24h_volume)
+    price = figure(row.price) or None
+    volume = figure(row.approximate_quote_24h_volume)
     if volume is None:
-        volume = (_figure(row.volume_24h) or 0.0) * (price or 0.0)
+        volume = (figure(row.volume_24h) or 0.0) * (price or 0.0)
     stopped = (
         row.is_disabled
         or row.trading_disabled
@@ -578,8 +556,8 @@ def time_request() -> Request:
 
 def read_time(body: bytes) -> int:
     """Exchange time, ms."""
-    time = _decode(body, RestTime, "time").epoch_millis
-    if not 0 < time < LATEST * 1000:
+    time = decoded(body, RestTime, "coinbase", "time").epoch_millis
+    if not 0 < time < LATEST:
         raise MalformedMessage("coinbase: impossible time", body)
     return time
 
@@ -597,13 +575,13 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> LivermoreEr
     if code and said:
         message = f"coinbase: {status} {code}: {said}"
     if status in (418, 429):
-        return RateLimited(message, _wait(headers))
+        return RateLimited(message, retry_after(headers, **WAIT))
     if status in (401, 451) or (status == 403 and code):
         return Refused(message)
     if status == 404 and code == "NOT_FOUND":
         return UnknownSymbol(message)
     if "retry-after" in headers:  # such as a 503: whatever it is, it names its end
-        return RateLimited(message, _wait(headers))
+        return RateLimited(message, retry_after(headers, **WAIT))
     return RestError(message)
 
 
@@ -618,42 +596,7 @@ def _complaint(body: bytes) -> tuple[str, str]:
         code, said = reply.errors[0].id, reply.errors[0].message
     if not code and not said:
         said = body.decode("utf-8", "replace")
-    return _one_line(code), _one_line(said)
-
-
-def _wait(headers: Mapping[str, str]) -> float:
-    """``Retry-After`` in seconds; if it is a date, against the reply's own ``Date``."""
-    told = headers.get("retry-after", "").strip()
-    least, most = WAIT_BOUNDS
-    if told.isascii() and told.isdigit():
-        return min(max(float(told), least), most)
-    try:
-        now = email.utils.parsedate_to_datetime(headers.get("date", ""))
-        wait = (email.utils.parsedate_to_datetime(told) - now).total_seconds()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return WAIT_UNTOLD
-    return min(max(wait, least), most)
-
-
-def _decode(body: bytes, kind: type[Reply], what: str) -> Reply:
-    try:
-        body.decode()  # msgspec does not look into the text it skips
-        return msgspec.json.decode(body, type=kind, strict=False)
-    except (ValueError, RecursionError) as error:
-        raise MalformedMessage(
-            f"coinbase: unreadable {what} reply ({_one_line(str(error), 80)})", body
-        ) from None
-
-
-def _one_line(text: str, length: int = 200) -> str:
-    printable = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * length])
-    return " ".join(printable.split())[:length]
-
-
-def _malformed(error: Exception, frame: bytes | str) -> MalformedMessage:
-    if isinstance(error, RecursionError):
-        return MalformedMessage("coinbase: frame nested too deep", frame)
-    return MalformedMessage(f"coinbase: unreadable frame ({_one_line(str(error), 80)})", frame)
+    return one_line(code), one_line(said)
 
 
 COINBASE = Dialect(
@@ -677,6 +620,8 @@ COINBASE = Dialect(
     rest_per_second=10.0,  # public, per address; from older documentation
     rest_rows=300,
     empties_omitted=True,
+    fees=Fees(note="by volume: GET /api/v3/brokerage/transaction_summary tells yours"),
+    documentation="https://docs.cdp.coinbase.com",
     subscribe=subscribe,
     unsubscribe=unsubscribe,
     read=read,

@@ -50,12 +50,17 @@ class Compared:
 
 
 def judge(
-    slots: Iterable[int], held: Mapping[int, Candle], page: Page, codes: Mapping[int, str]
+    slots: Iterable[int],
+    held: Mapping[int, Candle],
+    page: Page,
+    codes: Mapping[int, str],
+    *,
+    omits_empties: bool = True,
 ) -> tuple[Compared, tuple[int, ...]]:
     """How ``slots`` compared, and those of them that another reply may decide.
 
     ``held`` is what was stored, ``codes`` what the store made of each candle of ``page``: one
-    letter, see ``candles.lua``.
+    letter, see ``candles.lua``. Where the exchange shows empty slots, one it omits proves nothing.
     """
     told = {candle.open_time: candle for candle in page.candles}
     counts = dict.fromkeys("confirmed corrected filled omitted differing undecided".split(), 0)
@@ -75,7 +80,12 @@ def judge(
             found = "differing"
         elif open_time in page.kept and open_time in page.omitted:
             found = "omitted"
-        elif there is not None and there.kind is Kind.EMPTY and there.evidence is Evidence.REST:
+        elif (
+            omits_empties
+            and there is not None
+            and there.kind is Kind.EMPTY
+            and there.evidence is Evidence.REST
+        ):
             found = "confirmed"  # was proved empty before, and nothing is shown now
         else:
             found = "undecided"

@@ -59,7 +59,7 @@ def figure(value: str | float | None) -> float | None:
 def one_line(text: str, length: int = 200) -> str:
     """Somebody else's words as part of a message of ours: printable, at most ``length`` letters."""
     printable = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * length])
-    return " ".join(printable.split())[:length]
+    return " ".join(printable.split())[:length].rstrip()
 
 
 def retry_after(headers: Mapping[str, str], *, untold: float, least: float, most: float) -> float:

@@ -17,7 +17,7 @@ import trio
 from livermore.adapters import store
 from livermore.adapters.redis import Call, Redis, script
 from livermore.dialect import Dialect
-from livermore.errors import LivermoreError, MalformedMessage, StoreError
+from livermore.errors import LivermoreError, MalformedMessage, Refused, StoreError
 from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.certificate import Compared, judge
 from livermore.market.gap import (
@@ -766,7 +766,7 @@ class Repairs:
                 found, at = await self._rest.candles(
                     self._natives[series.symbol], series.timeframe, start, end, lane
                 )
-            except StoreError:
+            except (StoreError, Refused):
                 raise
             except LivermoreError as error:
                 problem = str(error)
@@ -811,7 +811,9 @@ class Repairs:
         given = zip(page.candles, written.codes, strict=True) if written else ()
         codes = {candle.open_time: code for candle, code in given}
         slots = range(first, min(last, series.timeframe.last_closed(min(moments))) + 1, ms)
-        compared, undecided = judge(slots, held, page, codes)
+        compared, undecided = judge(
+            slots, held, page, codes, omits_empties=self._dialect.empties_omitted
+        )
         self._look_behind(series, page, codes, min(moments))
         omitted = [slot for slot in page.kept if slot in page.omitted]
         return Asked(written, page.unproved, min(moments), problem, compared, undecided, omitted)

@@ -19,7 +19,14 @@ from livermore.adapters.bans import LONGEST, Ban, Bans
 from livermore.adapters.http import Http, Reply
 from livermore.adapters.redis import Redis, script
 from livermore.dialect import Dialect, Request
-from livermore.errors import ConfigurationError, MalformedMessage, RateLimited, StoreError
+from livermore.errors import (
+    ConfigurationError,
+    MalformedMessage,
+    RateLimited,
+    Refused,
+    RestError,
+    StoreError,
+)
 from livermore.market.gap import Lane
 from livermore.market.history import Row
 from livermore.market.product import Product
@@ -60,7 +67,8 @@ class Budget:
     refusals: int = 0
     ban: Ban | None = None
     """The last one, in force or over."""
-    _granted: deque[float] = attrs.Factory(lambda: deque(maxlen=6000))
+    _granted: deque[tuple[float, int]] = attrs.Factory(lambda: deque(maxlen=6000))
+    """When, and what each weighed."""
     _stop_until: float = 0.0
     _next: float = 0.0
     _next_alone: float = 0.0
@@ -93,20 +101,20 @@ class Budget:
                 await trio.sleep_until(moment)
             # Refused while this one waited: it would be one request into the ban.
             if int(granted) and self._closed_until <= trio.current_time():
-                self._granted.append(trio.current_time())
+                self._granted.append((trio.current_time(), weight))
                 return
 
-    async def grant_alone(self) -> None:
+    async def grant_alone(self, weight: int = 1) -> None:
         """The slow pace for when Redis is away: one per second, in this process only."""
         self._recall()
-        last = self._granted[-1] if self._granted else -1.0
+        last = self._granted[-1][0] if self._granted else -1.0
         self._next_alone = max(self._next_alone, last + 1.0)
         while True:
             moment = max(trio.current_time(), self._next_alone, self._closed_until)
             self._next_alone = moment + 1.0
             await trio.sleep_until(moment)
             if self._closed_until <= trio.current_time():
-                self._granted.append(trio.current_time())
+                self._granted.append((trio.current_time(), weight))
                 return
 
     async def refused(self, seconds: float, why: str) -> None:
@@ -150,9 +158,9 @@ class Budget:
         return max(self._stop_until, self._full_until)
 
     def used(self, seconds: float) -> int:
-        """Requests of this process in the last ``seconds``."""
+        """What the requests of this process weighed in the last ``seconds``."""
         since = trio.current_time() - seconds
-        return sum(1 for moment in self._granted if moment > since)
+        return sum(weight for moment, weight in self._granted if moment > since)
 
     async def _wait_out(self) -> None:
         """Until no ban is in force and the window has room."""
@@ -224,11 +232,15 @@ class Rest:
     ) -> tuple[Sequence[Row], int]:
         """Rows between two open times, ascending, and the exchange's time when they were asked for.
 
-        Raises :class:`~livermore.errors.RestError` and :class:`StoreError`.
+        Raises :class:`~livermore.errors.RestError`, :class:`StoreError`, and :class:`Refused` where
+        the exchange does not serve us at all: it does not even say what time it is.
         """
-        reply, asked_at = await self._ask(
-            self.dialect.candles_request(native, timeframe, first, last), lane
-        )
+        request = self.dialect.candles_request(native, timeframe, first, last)
+        try:
+            reply, asked_at = await self._ask(request, lane)
+        except Refused as refused:
+            await self.time()
+            raise RestError(str(refused)) from refused
         return self.dialect.read_candles(reply.body), asked_at
 
     async def products(self) -> Sequence[Product]:
@@ -254,7 +266,7 @@ class Rest:
         except StoreError:
             if not without_redis:
                 raise
-            await self.budget.grant_alone()
+            await self.budget.grant_alone(request.weight)
         asked_at = self.clock() or 0
         reply = await self.http.get(request.path, request.params)
         self._account(reply)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from livermore.dialect import Dialect
 from livermore.errors import LivermoreError, MalformedMessage, RateLimited
 from livermore.exchanges import DIALECTS
-from livermore.market.events import Sample, Ticker, Trades
+from livermore.market.country import COUNTRIES
+from livermore.market.events import Confirmed, Rejected, Sample, Ticker, Trades, Unknown
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
 
 T = "2026-04-07T14:30:02.789012Z"
@@ -59,7 +60,77 @@ def coinbase_frame(channel: str, event: object) -> dict[str, Any]:
     }
 
 
+KLINE = {
+    "e": "kline",
+    "E": 1775572202789,
+    "s": "BTCUSDT",
+    "k": {
+        "t": 1775572200000,
+        "T": 1775572499999,
+        "s": "BTCUSDT",
+        "i": "5m",
+        "f": 100,
+        "L": 200,
+        "o": "2.0",
+        "c": "2.5",
+        "h": "3.0",
+        "l": "1.0",
+        "v": "42.1",
+        "n": 101,
+        "x": True,
+        "q": "100.0",
+        "V": "20.0",
+        "Q": "50.0",
+        "B": "0",
+    },
+}
+TICKER_24H = {
+    "e": "24hrTicker",
+    "E": 1775572202789,
+    "s": "BTCUSDT",
+    "c": "2",
+    "b": "1.9",
+    "a": "2.1",
+    "v": "9",
+    "q": "18",
+}
+SHUTDOWN = {"e": "serverShutdown", "E": 1775572202789}
+BINANCE_FRAMES: list[Any] = [
+    {"stream": "btcusdt@kline_5m", "data": KLINE},
+    KLINE,
+    {"stream": "btcusdt@ticker", "data": TICKER_24H},
+    TICKER_24H,
+    {"stream": "!serverShutdown", "data": SHUTDOWN},
+    SHUTDOWN,
+    {"stream": "btcusdt@bookTicker", "data": {"u": 1, "s": "BTCUSDT"}},
+    {"stream": "!miniTicker@arr", "data": [TICKER_24H]},
+    {"result": None, "id": 7},
+    {"result": ["btcusdt@ticker"], "id": 7},
+    {"code": 2, "msg": "Invalid request: missing field `method`", "id": 7},
+    {"error": {"code": 3, "msg": "Invalid JSON"}, "id": None},
+]
+BINANCE_REPLIES: list[Any] = [
+    [[1775572200000, "2", "3", "1", "2.5", "42.1", 1775572499999, "100", 101, "20", "50", "0"]],
+    {
+        "symbols": [
+            {
+                "symbol": "AB",
+                "status": "TRADING",
+                "baseAsset": "A",
+                "quoteAsset": "B",
+                "isSpotTradingAllowed": True,
+                "permissions": [],
+                "permissionSets": [["SPOT", "MARGIN"]],
+            }
+        ]
+    },
+    [{"symbol": "AB", "lastPrice": "2", "quoteVolume": "18"}],
+    {"serverTime": 1709005034333},
+    {"code": -1121, "msg": "Invalid symbol."},
+]
 FRAMES: dict[str, list[Any]] = {
+    "binance": BINANCE_FRAMES,
+    "binance_us": BINANCE_FRAMES,
     "coinbase": [
         coinbase_frame(
             "market_trades", {"type": "update", "trades": [TRADE | {"trade_id": "8"}, TRADE]}
@@ -70,9 +141,11 @@ FRAMES: dict[str, list[Any]] = {
         coinbase_frame("subscriptions", {"subscriptions": {"ticker": ["BTC-USD"]}}),
         coinbase_frame("status", {"type": "snapshot", "products": []}),
         {"type": "error", "message": "authentication failure"},
-    ]
+    ],
 }
 REPLIES: dict[str, list[Any]] = {
+    "binance": BINANCE_REPLIES,
+    "binance_us": BINANCE_REPLIES,
     "coinbase": [
         {"candles": [CANDLE]},
         {
@@ -83,7 +156,7 @@ REPLIES: dict[str, list[Any]] = {
         {"epochMillis": "1709005034333"},
         {"error": "NOT_FOUND", "message": "Product NOPE-USD not supported"},
         {"errors": [{"id": "rate_limit_exceeded", "message": "Too many requests"}]},
-    ]
+    ],
 }
 
 DAMAGED_TEXT = [
@@ -171,7 +244,23 @@ def test_facts_are_sane(dialect: Dialect) -> None:
     assert 0 < dialect.messages_per_second <= 100
     assert 2**20 <= dialect.maximum_message <= 2**26
     assert 0 < dialect.rest_per_second <= 100
+    assert 1 <= dialect.rest_window <= 60
     assert 100 <= dialect.rest_rows <= 1_000
+    assert dialect.maximum_age is None or 3_600_000 <= dialect.maximum_age <= 86_400_000
+    assert dialect.websocket_path == "" or dialect.websocket_path.startswith("/")
+    assert not socket.path
+    assert urlsplit(dialect.documentation).scheme == "https"
+
+
+@every_exchange
+def test_where_it_is_served_names_countries_and_exchanges_that_are_known(dialect: Dialect) -> None:
+    geo = dialect.geo
+    assert geo.refuses | geo.only <= COUNTRIES
+    assert not geo.refuses & geo.only
+    assert geo.alternative == "" or geo.alternative in DIALECTS
+    assert geo.alternative != dialect.name
+    assert dialect.fees.maker is None or -0.01 < dialect.fees.maker < 0.05
+    assert dialect.fees.taker is None or 0 <= dialect.fees.taker < 0.05
 
 
 @every_exchange
@@ -185,13 +274,42 @@ def test_every_timeframe_has_a_name_of_its_own(dialect: Dialect) -> None:
 def test_what_is_subscribed_is_text_and_names_the_products(dialect: Dialect) -> None:
     natives = [f"A{n}-USD" for n in range(dialect.products_per_connection)]
     subscriptions = dialect.subscribe(natives)
-    assert set().union(*(s.natives for s in subscriptions)) == set(natives)
-    assert len({s.channel for s in subscriptions}) == len(subscriptions)
+    named: dict[str, list[str]] = {}
     for subscription in subscriptions:
-        assert all(native in subscription.frame for native in subscription.natives)
+        named.setdefault(subscription.channel, []).extend(subscription.natives)
+        spelled = subscription.frame.upper()  # some name them in lower case
+        assert all(native in spelled for native in subscription.natives)
+    channels = [sorted(some) for some in named.values() if some]
+    assert channels
+    assert all(some == sorted(natives) for some in channels), "each product once per channel"
+    assert len({s.token for s in subscriptions if s.token}) == sum(
+        bool(s.token) for s in subscriptions
+    )
+    streams = sum(map(len, channels))
+    assert dialect.streams_per_connection is None or streams <= dialect.streams_per_connection
     # They must all be sent before the exchange hangs up.
     assert len(subscriptions) / dialect.messages_per_second * 1000 < dialect.subscribe_within
+    assert dialect.unsubscribe(natives)
     assert all(isinstance(frame, str) for frame in dialect.unsubscribe(natives))
+
+
+@every_exchange
+def test_requests_of_one_connection_do_not_share_a_token(dialect: Dialect) -> None:
+    asked = [dialect.subscribe(some) for some in (["A-B", "C-D"], ["A-B"], ["C-D"])]
+    tokens = [one.token for some in asked for one in some if one.token]
+    assert len(set(tokens)) == len(tokens)
+
+
+@every_exchange
+def test_no_products_make_no_frame_that_names_one(dialect: Dialect) -> None:
+    assert not any(subscription.natives for subscription in dialect.subscribe([]))
+    assert not dialect.unsubscribe([])
+
+
+@every_exchange
+def test_a_product_is_subscribed_once_however_often_it_is_named(dialect: Dialect) -> None:
+    assert dialect.subscribe(["A-B", "A-B"]) == dialect.subscribe(["A-B"])
+    assert dialect.unsubscribe(["A-B", "A-B"]) == dialect.unsubscribe(["A-B"])
 
 
 @every_exchange
@@ -251,6 +369,15 @@ def check_frame(dialect: Dialect, raw: bytes | str) -> None:
             assert 0 < event.price < math.inf
             for figure in (event.bid, event.ask, event.volume_24h):
                 assert figure is None or 0 <= figure < math.inf
+        elif isinstance(event, Confirmed):
+            assert event.token
+            assert event.token.isprintable()
+        elif isinstance(event, Rejected):
+            assert event.message.isprintable()
+            assert event.token.isprintable()
+        elif isinstance(event, Unknown):
+            assert event.what.isprintable()
+            assert len(event.what) <= 40
 
 
 @every_exchange
@@ -300,10 +427,11 @@ def test_a_damaged_reply_is_only_ever_malformed(
     dialect: Dialect, function: str, data: st.DataObject
 ) -> None:
     read: Callable[[Any], Any] = getattr(dialect, function)
-    raw = data.draw(damaged(REPLIES[dialect.name]) | st.binary(max_size=40))
-    asked = len(dialect.products_requests()) if function == "read_products" else 0
+    replies = damaged(REPLIES[dialect.name]) | st.binary(max_size=40)
+    several = function == "read_products"
+    asked = [data.draw(replies) for _ in dialect.products_requests()] if several else []
     try:
-        read([raw] * asked if asked else raw)
+        read(asked or data.draw(replies))
     except MalformedMessage as error:
         assert dialect.name in str(error)
 
@@ -326,4 +454,12 @@ def test_a_refusal_is_one_line_that_names_the_exchange_and_the_status(
     assert len(str(error)) < 500
     assert isinstance(error, RateLimited) or status != 429
     if isinstance(error, RateLimited):
-        assert 0 < error.wait <= 86_400
+        assert 0 < error.wait <= 3 * 86_400
+
+
+@every_exchange
+@given(told=st.text(max_size=20) | st.integers().map(str))
+def test_what_was_used_of_the_budget_is_a_number_or_not_told(dialect: Dialect, told: str) -> None:
+    used = dialect.used_weight({"x-mbx-used-weight-1m": told, "gw-ratelimit-remaining": told})
+    assert used is None or 0 <= used < 2**63
+    assert dialect.used_weight({}) is None

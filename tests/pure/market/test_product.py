@@ -140,6 +140,8 @@ def test_stablecoins_and_money_are_not_followed() -> None:
         product("USDC-EUR", 1e9, 0.9),
         product("EUR-USD", 1e9, 1.1),
         product("PYUSD-USD", 1e9),
+        product("BFUSD-USDT", 1e9),
+        product("AEUR-USDT", 1e9),
         product("SOL-USD", 1.0),
     ]
     assert symbols(top(listed, 10)) == ["SOL-USD"]
