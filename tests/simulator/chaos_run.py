@@ -58,6 +58,7 @@ from livermore.signals.rules import Fate, decode_memory
 from livermore.simulator import Simulator, SimulatorSettings, chaos
 from livermore.simulator import serve as simulate
 from livermore.simulator.chaos import Disturbance, Schedule
+from livermore.simulator.roster import PLAYED
 from livermore.simulator.trades import NS
 from tests import alert_judge
 from tests.servers import RedisServer, server_room
@@ -712,7 +713,10 @@ async def _open(nursery: trio.Nursery, exchange: str, seed: int, disturbed: bool
     """Start one exchange with its schedule."""
     symbols = chaos_symbols(exchange, seed)
     planned = chaos.schedule(
-        seed, symbols, boundary=chaos.SLOT - START / 1000 % chaos.SLOT, exchange=exchange
+        seed,
+        symbols,
+        boundary=chaos.SLOT - START / 1000 % chaos.SLOT,
+        exchange=PLAYED[exchange],
     )
     if not disturbed:
         planned = Schedule((), ())
@@ -802,9 +806,7 @@ def _counts(run: Run, log: Log) -> dict[str, Any]:
 
 def chaos_symbols(exchange: str, seed: int) -> tuple[str, ...]:
     """Who is followed: the ranks of ``FOLLOWED``."""
-    from livermore.simulator.listing import listings
-
-    listed = listings(LISTED, seed, exchange)
+    listed = PLAYED[exchange].listings(LISTED, seed)
     return tuple(listed[rank].symbol for rank in FOLLOWED)
 
 
