@@ -267,7 +267,7 @@ class Connection:
             text = socket.get_nowait() if burst < BURST else None
             burst = 0 if text is None else burst + 1
             # Two reasons to wake: silence for too long, or a slot that is due in the silence.
-            limit = min(silent_after, max(0.02, tracker.due_in(waited_from)))
+            limit = 0.0 if burst else min(silent_after, max(0.02, tracker.due_in(waited_from)))
             while text is None:
                 if self._successor is not None:
                     return self._successor
@@ -279,20 +279,25 @@ class Connection:
                     now = trio.current_time()
                     if now - begun > limit + OVERSLEPT:
                         waited_from = now  # it was us who did not run: what came may wait unread
+                    else:
+                        listened += now - begun
                     waited_from = max(waited_from, self._ponged_at)
                     if now - waited_from >= silent_after - 0.001:
                         raise Stalled(f"{self.health.name}: no frame for {silent_after:.0f} s")
                     if self.dialect.silent and now - waited_from >= PING and not self._pinging:
                         self._pinging = True
                         sockets.start_soon(self._ping, line)
+                    subscribing = line.waiting and self.health.state is not State.LIVE
+                    if self.dialect.silent and subscribing and listened > ACKNOWLEDGED:
+                        self._report_unconfirmed(line)  # no frame may ever come
                     tracker.tick(now)
                     self._wake_if_urgent()
                     self._renew_if_due(line, now, sockets)
                     limit = min(silent_after - (now - waited_from), max(0.02, tracker.due_in(now)))
                     begun, limit = now, max(limit, 0.0)
             silent_after = SILENT
-            now = trio.current_time()
-            listened += now - waited_from
+            now = waited_from if burst else trio.current_time()
+            listened += now - begun
             frame = self._read(text, now)
             if frame is None:
                 continue

@@ -280,3 +280,17 @@ async def test_all_of_several_frames_must_be_confirmed(scene: Scene, autojump_cl
         await trio.sleep(1)
         assert scene.connection.health.state is State.LIVE
         nursery.cancel_scope.cancel()
+
+
+async def test_where_nothing_is_confirmed_and_nothing_trades_the_connection_is_given_up(
+    scene: Scene, autojump_clock: MockClock
+):
+    scene.deaf.add(0)
+    scene.sockets.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.live)
+        await trio.sleep(5)
+        scene.sockets[0].tell()  # a sign of life that confirms nothing; pongs go on
+        await trio.sleep(40)
+        assert "were not confirmed" in str(scene.ended)
+        nursery.cancel_scope.cancel()
