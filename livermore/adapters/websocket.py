@@ -188,7 +188,8 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
     except* (trio_websocket.HandshakeError, h11.ProtocolError) as refused:
         # The library reads in a task of our nursery: what a server answers instead of an upgrade
         # is raised there, not where we wait for it.
-        failure = ConnectionLost(f"cannot connect to {shown(url)}: {_refusal(refused)}")
+        why, status = _refusal(refused)
+        failure = ConnectionLost(f"cannot connect to {shown(url)}: {why}", status)
     finally:
         await trio.aclose_forcefully(stream)
     if failure is not None:
@@ -239,10 +240,10 @@ def _said(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _refusal(group: BaseExceptionGroup[Exception]) -> str:
+def _refusal(group: BaseExceptionGroup[Exception]) -> tuple[str, int | None]:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, trio_websocket.ConnectionRejected):
-        return f"the upgrade was refused with HTTP {error.status_code}"
-    return f"no WebSocket answers there ({_said(error)})"
+        return f"the upgrade was refused with HTTP {error.status_code}", error.status_code
+    return f"no WebSocket answers there ({_said(error)})", None

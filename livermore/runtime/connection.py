@@ -260,6 +260,7 @@ class Connection:
         """Take frame after frame; returns the next socket's line once that goes on."""
         tracker, socket = self.tracker, line.socket
         listened = 0.0
+        ages = self.dialect.maximum_age is not None
         silent_after = SILENT if self.health.state is State.LIVE else FIRST_FRAME
         burst = 0
         while True:
@@ -315,8 +316,10 @@ class Connection:
             self._wake_if_urgent()
             if now >= self._ask_again_at:
                 await self._ask_again(line)
-            if self.dialect.maximum_age is not None:
-                self._renew_if_due(line, now, sockets, frame)
+            if ages:
+                closing = bool(frame.events) and type(frame.events[0]) is Closing
+                if closing or now >= line.look_at:
+                    self._renew_if_due(line, now, sockets, closing)
 
     def _read(self, text: str | bytes, now: float) -> Frame | None:
         self.health.frames += 1
@@ -348,10 +351,9 @@ class Connection:
             line.renew_after = self.dialect.maximum_age * part
 
     def _renew_if_due(
-        self, line: _Line, now: float, sockets: trio.Nursery, frame: Frame | None = None
+        self, line: _Line, now: float, sockets: trio.Nursery, closing: bool = False
     ) -> None:
         """Open the next socket when this one is about to end."""
-        closing = frame is not None and any(isinstance(e, Closing) for e in frame.events)
         if not closing and now < line.look_at:
             return
         line.look_at = now + 1.0
