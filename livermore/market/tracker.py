@@ -89,7 +89,7 @@ class _Slot:
         self.volume += size
 
 
-@attrs.frozen
+@attrs.define
 class Forming:
     """The running candle of a series, for the update channel only."""
 
