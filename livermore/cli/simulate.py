@@ -22,12 +22,15 @@ def register(app: typer.Typer) -> None:
     app.command(
         "simulate",
         epilog="Example: `livermore simulate coinbase --speed 60`, then "
-        "`livermore run coinbase --rest-url URL --websocket-url URL` with the URLs it prints",
+        "`livermore run coinbase --rest-url URL --websocket-url URL` with the URLs it prints. "
+        "With the same --seed, `livermore simulate binance` follows the same prices.",
     )(simulate)
 
 
 def simulate(
-    exchange: Annotated[str, typer.Argument(metavar="EXCHANGE", help="Such as coinbase.")],
+    exchange: Annotated[
+        str, typer.Argument(metavar="EXCHANGE", help="coinbase, binance or binance_us.")
+    ],
     port: Annotated[
         int,
         typer.Option(metavar="N", min=0, max=65_534, help="REST and control; 0 is any free port."),

@@ -15,6 +15,8 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from livermore.simulator.chance import key_of, once
+from livermore.simulator.coinbase import COINBASE
+from livermore.simulator.exchange import Exchange
 
 T = TypeVar("T")
 
@@ -54,6 +56,15 @@ class Schedule:
     disturbances: Sequence[Disturbance]
 
 
+@attrs.frozen
+class Scene:
+    """Whom and what things can befall."""
+
+    symbols: Sequence[str]
+    channels: Sequence[str]
+    kinds: Sequence[str]
+
+
 def schedule(
     seed: int,
     symbols: Sequence[str],
@@ -61,17 +72,17 @@ def schedule(
     length: float = LENGTH,
     calm: float = CALM,
     boundary: float = 180.0,
+    exchange: Exchange = COINBASE,
 ) -> Schedule:
     """What happens in ``length`` seconds. ``boundary``: seconds until the first end of a slot."""
     dice = _Dice(key_of(seed, CHAOS))
     end = max(0.0, length - calm)
-    faults = sorted(_faults(dice, symbols, end, boundary), key=lambda fault: fault["at"])
+    scene = Scene(symbols, exchange.disturbed, [*MAKERS, *(k for k in OWN if k in exchange.kinds)])
+    faults = sorted(_faults(dice, scene, end, boundary), key=lambda fault: fault["at"])
     return Schedule(faults, _disturbances(dice, end))
 
 
-def _faults(
-    dice: _Dice, symbols: Sequence[str], end: float, boundary: float
-) -> list[dict[str, Any]]:
+def _faults(dice: _Dice, scene: Scene, end: float, boundary: float) -> list[dict[str, Any]]:
     faults: list[dict[str, Any]] = []
     deck: list[str] = []
     at = dice.between(0.0, 120.0)
@@ -85,9 +96,9 @@ def _faults(
             if begin >= end - SHORTEST:
                 break
             if not deck:
-                deck = dice.shuffled(list(MAKERS))
+                deck = dice.shuffled(scene.kinds)
             kind = deck.pop()
-            fault = {"at": round(begin, 1), "fault": kind, **MAKERS[kind](dice, symbols)}
+            fault = {"at": round(begin, 1), "fault": kind, **_MAKERS[kind](dice, scene)}
             if kind not in ONCE:
                 lasts = min(dice.spread(SHORTEST, LONGEST), end - begin)
                 fault["for"] = round(lasts, 1)
@@ -138,56 +149,56 @@ class _Dice:
     def pick(self, values: Sequence[T]) -> T:
         return values[int(self.one() * len(values))]
 
-    def shuffled(self, values: list[T]) -> list[T]:
+    def shuffled(self, values: Sequence[T]) -> list[T]:
         return [values[i] for _, i in sorted((self.one(), i) for i in range(len(values)))]
 
     def some(self, values: Sequence[T], most: int) -> list[T]:
         """One to ``most`` of them."""
-        return self.shuffled(list(values))[: 1 + int(self.one() * most)]
+        return self.shuffled(values)[: 1 + int(self.one() * most)]
 
 
 Options = dict[str, Any]
 
 
-def _plain(dice: _Dice, symbols: Sequence[str]) -> Options:
+def _plain(dice: _Dice, scene: Scene) -> Options:
     return {}
 
 
-def _frames(shares: tuple[float, float]) -> Callable[[_Dice, Sequence[str]], Options]:
+def _frames(shares: tuple[float, float]) -> Callable[[_Dice, Scene], Options]:
     """A share of all frames, or of those of some symbols or of one channel."""
 
-    def make(dice: _Dice, symbols: Sequence[str]) -> Options:
+    def make(dice: _Dice, scene: Scene) -> Options:
         where: Options = {}
         what = dice.one()
         if what < 0.3:
-            where["symbols"] = dice.some(symbols, 3)
+            where["symbols"] = dice.some(scene.symbols, 3)
         elif what < 0.5:
-            where["channels"] = [dice.pick(("candles", "market_trades", "ticker", "heartbeats"))]
+            where["channels"] = [dice.pick(scene.channels)]
         return {**where, "share": round(dice.spread(*shares), 3)}
 
     return make
 
 
-def _drop(dice: _Dice, symbols: Sequence[str]) -> Options:
+def _drop(dice: _Dice, scene: Scene) -> Options:
     return {"code": dice.pick((0, 0, 1000, 1001, 1011, 1012))}
 
 
-def _mute(dice: _Dice, symbols: Sequence[str]) -> Options:
+def _mute(dice: _Dice, scene: Scene) -> Options:
     if dice.one() < 0.7:
-        return {"symbols": dice.some(symbols, 3)}
-    return {"channels": [dice.pick(("candles", "market_trades", "ticker", "heartbeats"))]}
+        return {"symbols": dice.some(scene.symbols, 3)}
+    return {"channels": [dice.pick(scene.channels)]}
 
 
-def _of_symbols(dice: _Dice, symbols: Sequence[str]) -> Options:
-    return {"symbols": dice.some(symbols, 3)} if dice.one() < 0.6 else {}
+def _of_symbols(dice: _Dice, scene: Scene) -> Options:
+    return {"symbols": dice.some(scene.symbols, 3)} if dice.one() < 0.6 else {}
 
 
-def _slow(dice: _Dice, symbols: Sequence[str]) -> Options:
+def _slow(dice: _Dice, scene: Scene) -> Options:
     dripping = round(dice.between(0.01, 0.5), 2) if dice.one() < 0.4 else 0.0
     return {"delay": round(dice.spread(0.3, 8.0), 2), "drip": dripping}
 
 
-def _skew(dice: _Dice, symbols: Sequence[str]) -> Options:
+def _skew(dice: _Dice, scene: Scene) -> Options:
     """A few seconds either way, or a jump: far back, or ahead by less than REST is given to settle.
 
     An exchange whose every clock is further ahead shows half a candle as one that ended long ago.
@@ -199,13 +210,13 @@ def _skew(dice: _Dice, symbols: Sequence[str]) -> Options:
     return {"seconds": round(dice.spread(10.0, 25.0) if ahead else -dice.spread(10.0, 400.0), 1)}
 
 
-MAKERS: dict[str, Callable[[_Dice, Sequence[str]], Options]] = {
+MAKERS: dict[str, Callable[[_Dice, Scene], Options]] = {
     "drop": _drop,
-    "refuse": lambda dice, symbols: {"status": dice.pick((0, 0, 403, 429, 502, 503))},
-    "ack-then-mute": lambda dice, symbols: {"heartbeats": dice.one() < 0.5},
-    "ack-some": lambda dice, symbols: {"share": round(dice.between(0.1, 0.9), 2)},
-    "reject": lambda dice, symbols: {
-        "symbols": dice.some(symbols, 2), "whole": dice.one() < 0.2
+    "refuse": lambda dice, scene: {"status": dice.pick((0, 0, 403, 429, 502, 503))},
+    "ack-then-mute": lambda dice, scene: {"heartbeats": dice.one() < 0.5},
+    "ack-some": lambda dice, scene: {"share": round(dice.between(0.1, 0.9), 2)},
+    "reject": lambda dice, scene: {
+        "symbols": dice.some(scene.symbols, 2), "whole": dice.one() < 0.2
     },
     "heartbeats-only": _plain,
     "mute": _mute,
@@ -214,25 +225,37 @@ MAKERS: dict[str, Callable[[_Dice, Sequence[str]], Options]] = {
     "reorder": _frames((0.02, 0.7)),
     "garbage": _frames((0.01, 0.7)),
     "truncate": _frames((0.01, 0.7)),
-    "huge": lambda dice, symbols: {"bytes": int(dice.spread(100_000, 20_000_000))},
-    "half-open": lambda dice, symbols: {"share": 1.0},
+    "huge": lambda dice, scene: {"bytes": int(dice.spread(100_000, 20_000_000))},
+    "half-open": lambda dice, scene: {"share": 1.0},
     "stream-differs": _of_symbols,
     "late-correction": _of_symbols,
-    "429": lambda dice, symbols: (
+    "429": lambda dice, scene: (
         {"retry_after": int(dice.spread(1, 60))} if dice.one() < 0.5 else {}
     ),
-    "5xx": lambda dice, symbols: {
+    "5xx": lambda dice, scene: {
         "status": dice.pick((500, 502, 503, 504)), "share": round(dice.between(0.2, 1.0), 2)
     },
     "slow-rest": _slow,
-    "cut-rest": lambda dice, symbols: {"share": round(dice.between(0.2, 1.0), 2)},
-    "stale-rest": lambda dice, symbols: {"seconds": round(dice.spread(5.0, 55.0), 1)},
+    "cut-rest": lambda dice, scene: {"share": round(dice.between(0.2, 1.0), 2)},
+    "stale-rest": lambda dice, scene: {"seconds": round(dice.spread(5.0, 55.0), 1)},
     "skew": _skew,
     "halt": _of_symbols,
 }  # fmt: skip
 """For each kind of fault, what is said about it."""
+OWN: dict[str, Callable[[_Dice, Scene], Options]] = {
+    "shutdown": lambda dice, scene: {"lead": round(dice.spread(0.5, 60.0), 1)},
+    "unflagged": lambda dice, scene: {
+        **_of_symbols(dice, scene), "share": round(dice.between(0.1, 1.0), 2)
+    },
+    "late-flag": lambda dice, scene: {
+        **_of_symbols(dice, scene), "seconds": round(dice.spread(1.0, 120.0), 1)
+    },
+    "ban": lambda dice, scene: {"retry_after": int(dice.spread(5, 180))},
+}  # fmt: skip
+"""The same for kinds that only some exchanges have."""
+_MAKERS = {**MAKERS, **OWN}
 LEFT_OUT = frozenset({"sparse-rest"})
 """Kinds that do not come: what REST omits, asked long after, was empty. There is no other witness
 of the past, so nobody can heal from that."""
-ONCE = frozenset({"drop", "huge"})
+ONCE = frozenset({"drop", "huge", "shutdown"})
 """Kinds that happen at a moment."""

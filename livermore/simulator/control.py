@@ -8,7 +8,8 @@ import msgspec
 from livermore.errors import ConfigurationError, UsageError
 from livermore.market.timeframe import Timeframe
 from livermore.simulator.clock import ExchangeClock
-from livermore.simulator.faults import KINDS, Faults, read_fault
+from livermore.simulator.exchange import Exchange
+from livermore.simulator.faults import Faults, read_fault
 from livermore.simulator.feed import Feed
 from livermore.simulator.http import Reply, Request, json_reply
 from livermore.simulator.listing import Listing
@@ -22,6 +23,7 @@ _NEWEST = 1000
 
 @attrs.frozen
 class Control:
+    exchange: Exchange
     market: Market
     clock: ExchangeClock
     faults: Faults
@@ -41,7 +43,9 @@ class Control:
                 return json_reply(200, {"symbols": self._symbols()})
             case "GET", "faults":
                 now = self.clock.now()
-                kinds = {name: {"what": k.what, **k.options} for name, k in KINDS.items()}
+                kinds = {
+                    name: {"what": k.what, **k.options} for name, k in self.exchange.faults.items()
+                }
                 return json_reply(200, {"active": self.faults.as_json(now), "kinds": kinds})
             case "POST", "faults":
                 return self._inject(request)
@@ -76,7 +80,7 @@ class Control:
     def _inject(self, request: Request) -> Reply:
         try:
             said = msgspec.json.decode(request.body, type=dict[str, object])
-            fault = read_fault(said, self.market)
+            fault = read_fault(said, self.market, self.exchange.channels, self.exchange.faults)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return json_reply(400, {"error": f"the body is not a JSON object: {error}"})
         except ConfigurationError as error:

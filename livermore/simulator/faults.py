@@ -14,7 +14,7 @@ import attrs
 
 from livermore.errors import ConfigurationError
 from livermore.simulator.chance import key_of, once
-from livermore.simulator.coinbase import CHANNELS, Frame
+from livermore.simulator.frame import Frame
 
 _SECOND = 1_000_000_000
 
@@ -79,9 +79,11 @@ BOUNDS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "bytes": ((1, 64 * 1024 * 1024),),
     "retry_after": ((0, _DAY),),
     "delay": ((0, 60),),
+    "lead": ((0, _DAY),),
     "drip": ((0, 60),),
     "skew seconds": ((-_DAY, _DAY),),
     "stale-rest seconds": ((0, _DAY),),
+    "late-flag seconds": ((0, 3_600),),
     "5xx status": ((500, 599),),
     "refuse status": ((0, 0), (400, 599)),
     # 0 is no close frame; those left out are never sent, or mean nothing yet (RFC 6455, 7.4).
@@ -128,15 +130,20 @@ class Active:
         }
 
 
-def read_fault(said: Mapping[str, Any], listed: Container[str]) -> Fault:
+def read_fault(
+    said: Mapping[str, Any],
+    listed: Container[str],
+    channels: Container[str] | None = None,
+    kinds: Mapping[str, Kind] = KINDS,
+) -> Fault:
     """Check what was asked for; raises ConfigurationError naming the mistake in one line.
 
-    ``listed``: the symbols there are.
+    ``listed``: the symbols there are; ``channels``: the channels there are, None: any.
     """
     name = said.get("fault")
-    if not isinstance(name, str) or name not in KINDS:
-        raise ConfigurationError(f"unknown fault {shown(name)}: use one of {', '.join(KINDS)}")
-    kind = KINDS[name]
+    if not isinstance(name, str) or name not in kinds:
+        raise ConfigurationError(f"unknown fault {shown(name)}: use one of {', '.join(kinds)}")
+    kind = kinds[name]
     known = {"fault", "at", *kind.options, *({"for"} if kind.lasts else ())}
     said = _singular(said, known)
     if unknown := sorted(set(said) - known):
@@ -147,7 +154,8 @@ def read_fault(said: Mapping[str, Any], listed: Container[str]) -> Fault:
     seconds = said.get("for", 60.0) if kind.lasts else 0.0
     for option, value in {**options, "for": seconds, "at": said.get("at", 0)}.items():
         check(f"fault {name}: ", option, value, BOUNDS.get(f"{name} {option}", BOUNDS.get(option)))
-    if strange := sorted(set(options.get("channels", ())) - CHANNELS):
+    named = set(options.get("channels", ()))
+    if strange := sorted(one for one in named if channels is not None and one not in channels):
         raise ConfigurationError(f"fault {name}: unknown channel {_listing(strange)}")
     if strange := sorted({one for one in options.get("symbols", ()) if one not in listed}):
         raise ConfigurationError(f"fault {name}: unknown symbol {_listing(strange)}")

@@ -12,6 +12,7 @@ import h11
 import msgspec
 import trio
 
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 _READ = 65_536
 _MOST = 1 << 20
 """Bytes of a request's body."""
@@ -47,6 +48,18 @@ class Reply:
     """Break off in the middle of the body."""
 
 
+def socket_of(stream: Stream) -> trio.socket.SocketType:
+    """The socket below."""
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return stream.socket
+
+
+def address_of(stream: Stream) -> str:
+    """The client's IP address."""
+    return str(socket_of(stream).getpeername()[0])
+
+
 def json_reply(
     status: int, value: object, headers: tuple[tuple[str, str], ...] = (), delay: float = 0.0
 ) -> Reply:
@@ -54,7 +67,7 @@ def json_reply(
 
 
 async def serve_http(
-    stream: trio.abc.HalfCloseableStream,
+    stream: trio.abc.Stream,
     address: str,
     answer: Callable[[Request], Reply],
     wall: Callable[[], float],

@@ -101,6 +101,13 @@ class Listing:
     status: str = "online"
     disabled: bool = False
     view_only: bool = False
+    path: str = ""
+    """The symbol whose price path it follows, with the same seed on whatever exchange; its own."""
+
+    @property
+    def native(self) -> str:
+        """Base and quote without anything between."""
+        return self.base + self.quote
 
     @property
     def tick(self) -> int:
@@ -134,7 +141,7 @@ _SYLLABLES = ("BA", "CO", "DI", "FU", "GE", "HA", "JO", "KI", "LU", "MO", "NE", 
 
 def listings(count: int, seed: int) -> list[Listing]:
     """``count`` followed symbols, busiest first, then the extras."""
-    followed = [_followed(rank, count, seed) for rank in range(count)]
+    asked = [followed(rank, count, seed) for rank in range(count)]
     extras = [_extra(*row) for row in _EXTRAS]
     gone = Listing(
         "OLDC-USD", "OLDC", "USD", "Old Coin", "US Dollar", 0.02, 4, 1, 0.05, 0.004, 0.9,
@@ -148,7 +155,7 @@ def listings(count: int, seed: int) -> list[Listing]:
         "VIEW-USD", "VIEW", "USD", "View Only", "US Dollar", 1.3, 4, 2, 0.4, 0.003, 0.3,
         followed=False, view_only=True,
     )  # fmt: skip
-    return [*followed, *extras, gone, paused, looked_at]
+    return [*asked, *extras, gone, paused, looked_at]
 
 
 def _extra(
@@ -177,7 +184,8 @@ def _extra(
     )
 
 
-def _followed(rank: int, count: int, seed: int) -> Listing:
+def followed(rank: int, count: int, seed: int) -> Listing:
+    """Number ``rank`` of ``count`` symbols, the same on every exchange of this seed."""
     down = (rank / (count - 1)) ** 0.6 if count > 1 else 0.0
     rate = BUSIEST * (QUIETEST / BUSIEST) ** down
     if rank < len(_KNOWN):

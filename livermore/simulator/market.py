@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterable
 
 import attrs
 import numpy as np
 
 from livermore.errors import ConfigurationError
 from livermore.market.timeframe import DAY
-from livermore.simulator.listing import Listing, listings
+from livermore.simulator.listing import Listing
 from livermore.simulator.replay import Replay, read_replay
 from livermore.simulator.slots import SLOT, SLOTS_PER_DAY, Slots, fold
 from livermore.simulator.tape import SLOT_NS, Halt, Tape
@@ -41,7 +42,7 @@ class Market:
 
     def __init__(
         self,
-        count: int,
+        listed: Iterable[Listing],
         seed: int,
         start: int,
         history_days: int,
@@ -50,7 +51,7 @@ class Market:
         self.start = start
         self.listed_since = start - start % DAY - history_days * DAY
         """Nothing traded before (ms)."""
-        made = {listing.symbol: listing for listing in listings(count, seed)}
+        made = {listing.symbol: listing for listing in listed}
         self._tapes: dict[str, Tape] = {}
         files: dict[str, Replay] = {}
         for symbol, path in replays:
@@ -135,6 +136,8 @@ class Market:
 
     def last_close(self, symbol: str, before: int) -> int | None:
         """Close of the newest slot that traded before the slot of ``before`` (ms), in ticks."""
+        if self._tapes[symbol].dead:
+            return None
         slot, oldest = before // SLOT, self.listed_since // SLOT
         stride = SLOTS_PER_DAY
         while slot > oldest:

@@ -22,3 +22,7 @@ class Pace:
             return False
         taken.append(now)
         return True
+
+    def forget(self, address: str) -> None:
+        """It is gone."""
+        self._taken.pop(address, None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pathlib
 import tomllib
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 import attrs
 import msgspec
 
 from livermore.errors import ConfigurationError
-from livermore.simulator.faults import BOUNDS, Fault, check, read_fault
+from livermore.simulator.faults import BOUNDS, KINDS, Fault, Kind, check, read_fault
 
 
 @attrs.frozen
@@ -22,11 +22,14 @@ class Planned:
 
 
 def read_scenario(
-    source: pathlib.Path | list[dict[str, Any]] | None, listed: Container[str]
+    source: pathlib.Path | list[dict[str, Any]] | None,
+    listed: Container[str],
+    channels: Container[str] | None = None,
+    kinds: Mapping[str, Kind] = KINDS,
 ) -> list[Planned]:
     """The faults to come; raises ConfigurationError naming the entry that is wrong.
 
-    ``listed``: the symbols there are.
+    ``listed``: the symbols there are; ``channels``: the channels there are, None: any.
     """
     if source is None:
         return []
@@ -43,7 +46,7 @@ def read_scenario(
         at: Any = entry.get("at")
         check(f"{name}: entry {number}: ", "at", at, BOUNDS["at"])
         try:
-            planned.append(Planned(float(at), read_fault(entry, listed)))
+            planned.append(Planned(float(at), read_fault(entry, listed, channels, kinds)))
         except ConfigurationError as error:
             raise ConfigurationError(f"{name}: entry {number}: {error}") from None
     return sorted(planned, key=lambda plan: plan.at)

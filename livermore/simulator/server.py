@@ -1,4 +1,4 @@
-"""The simulated exchange as a whole: two listeners, one feed, one clock."""
+"""The simulated exchange as a whole: its listeners, one feed, one clock."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import trio
 
 from livermore.errors import ConfigurationError
 from livermore.simulator import control
+from livermore.simulator.agenda import Agenda
 from livermore.simulator.chaos import CHAOS, SLOT, schedule
 from livermore.simulator.clock import ExchangeClock
+from livermore.simulator.exchange import Exchange, Stage
 from livermore.simulator.faults import Active, Faults, read_fault
 from livermore.simulator.feed import Feed
-from livermore.simulator.http import Reply, Request, serve_http
+from livermore.simulator.gate import Gate
+from livermore.simulator.http import Reply, Request, Stream, address_of, serve_http
 from livermore.simulator.market import Market
-from livermore.simulator.pace import Pace
 from livermore.simulator.rest import Rest
+from livermore.simulator.roster import played
 from livermore.simulator.scenario import read_scenario
 from livermore.simulator.settings import SimulatorSettings
-from livermore.simulator.socket import Socket
 from livermore.simulator.stats import Stats
-from livermore.simulator.subscription import Desk
 from livermore.simulator.trades import NS
 
-_UPGRADE_WITHIN = 10.0
 _LOG = logging.getLogger("livermore.simulator")
 
 
@@ -37,7 +37,9 @@ _LOG = logging.getLogger("livermore.simulator")
 class Simulator:
     """A running simulator, for those in the same process."""
 
+    exchange: Exchange
     websocket_url: str
+    """Without a path."""
     rest_url: str
     control_url: str
     market: Market
@@ -45,10 +47,14 @@ class Simulator:
     faults: Faults
     stats: Stats
     feed: Feed
+    tls_websocket_url: str = ""
+    """The same over TLS, where the settings ask for it."""
+    tls_rest_url: str = ""
 
     def inject(self, **said: object) -> Active:
         """Begin a fault now: ``inject(fault="mute", symbol="BTC-USD", **{"for": 60})``."""
-        return self.feed.inject(read_fault(said, self.market))
+        known = self.exchange
+        return self.feed.inject(read_fault(said, self.market, known.channels, known.faults))
 
 
 async def serve(
@@ -57,35 +63,32 @@ async def serve(
     task_status: trio.TaskStatus[Simulator] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; starts with the :class:`Simulator`. Sockets end with the scope."""
+    exchange = played(settings.exchange)
     start = int(time.time() * 1000) if settings.start is None else settings.start
-    market = Market(settings.symbols, settings.seed, start, settings.history_days, settings.replay)
-    planned = read_scenario(_scenario(settings, market, start), market)
-    clock = ExchangeClock(start * NS, settings.speed, trio.current_time)
-    faults, stats = Faults(settings.seed), Stats()
-    feed = Feed(market, clock, faults, settings.seed)
-    rest = Rest(
-        market,
-        clock,
-        faults,
-        stats,
-        settings.requests_per_second,
-        trio.current_time,
+    market = Market(
+        exchange.listings(settings.symbols, settings.seed),
         settings.seed,
+        start,
+        settings.history_days,
+        settings.replay,
     )
-    web, sockets = await _listeners(settings)
-    at = f"{settings.host}:{_port(web)}"
-    simulator = Simulator(
-        f"ws://{settings.host}:{_port(sockets)}",
-        f"http://{at}",
-        f"http://{at}{control.PATH}",
+    scenario = _scenario(settings, market, start)
+    planned = read_scenario(scenario, market, exchange.channels, exchange.faults)
+    clock = ExchangeClock(start * NS, settings.speed, trio.current_time)
+    stage = Stage(
         market,
         clock,
-        faults,
-        stats,
-        feed,
+        Faults(settings.seed),
+        Stats(),
+        Agenda(clock),
+        settings.allowed,
+        settings.seed,
+        trio.current_time,
     )
-    door = control.Control(market, clock, faults, feed, stats)
-    gate = Gate(simulator, settings)
+    feed = Feed(stage, exchange.voice(stage))
+    rest = Rest(stage, exchange.routes(stage))
+    gate = Gate(stage, feed)
+    door = control.Control(exchange, market, clock, stage.faults, feed, stage.stats)
     for plan in planned:
         feed.plan(clock.start + int(plan.at * 1_000_000_000), plan.fault)
 
@@ -94,13 +97,45 @@ async def serve(
             return door.answer(request)
         return rest.answer(request)
 
-    async def on_web(stream: trio.SocketStream) -> None:
-        await serve_http(stream, _address(stream), answer, lambda: clock.now() / 1e9)
+    async def on_web(stream: Stream) -> None:
+        await serve_http(stream, address_of(stream), answer, lambda: clock.now() / 1e9)
 
+    handlers = (_patient(on_web), _patient(gate.welcome))
+    plain = await _listeners(settings)
+    at, sockets = (f"{settings.host}:{_port(listener)}" for listener in plain)
+    listeners = list(zip(handlers, plain, strict=True))
+    simulator = Simulator(
+        exchange,
+        f"ws://{sockets}",
+        f"http://{at}",
+        f"http://{at}{control.PATH}",
+        market,
+        clock,
+        stage.faults,
+        stage.stats,
+        feed,
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(feed.run)
-        await nursery.start(partial(trio.serve_listeners, _patient(on_web), [web]))
-        await nursery.start(partial(trio.serve_listeners, _patient(gate.welcome), [sockets]))
+        for handler, listener in listeners:
+            await nursery.start(partial(trio.serve_listeners, handler, [listener]))
+        if settings.tls is not None:
+            ports = []
+            for handler in handlers:
+                serving = partial(
+                    trio.serve_ssl_over_tcp,
+                    handler,
+                    0,
+                    settings.tls,
+                    host=settings.host,
+                    https_compatible=True,
+                )
+                ports.append(_port((await nursery.start(serving))[0].transport_listener))
+            simulator = attrs.evolve(
+                simulator,
+                tls_rest_url=f"https://{settings.host}:{ports[0]}",
+                tls_websocket_url=f"wss://{settings.host}:{ports[1]}",
+            )
         task_status.started(simulator)
 
 
@@ -110,73 +145,10 @@ def _scenario(
     if settings.scenario != CHAOS:
         return settings.scenario
     boundary = SLOT - start / 1000 % SLOT
-    return list(schedule(settings.seed, market.followed, boundary=boundary).faults)
-
-
-class Gate:
-    """Where websockets come in: limits, refusals, and who must leave for saying nothing."""
-
-    def __init__(self, simulator: Simulator, settings: SimulatorSettings) -> None:
-        limits = settings.limits
-        self._simulator = simulator
-        self._limits = limits
-        self._pace = Pace(limits.connections)
-        self._desk = Desk(
-            simulator.market,
-            simulator.feed,
-            simulator.faults,
-            simulator.stats,
-            limits.client_messages,
-            trio.current_time,
-        )
-
-    async def welcome(self, stream: trio.SocketStream) -> None:
-        """One client, from its handshake to its end."""
-        simulator, stats = self._simulator, self._simulator.stats
-        socket = Socket(
-            stats.connections_total,
-            _address(stream),
-            stream,
-            simulator.faults,
-            stats,
-            self._limits.outbox_bytes,
-            lambda: simulator.clock.skew,
-        )
-        refusal = simulator.faults.one("refuse")
-        if refusal is not None and not refusal.options["status"]:
-            stats.refused += 1
-            return
-        status = refusal.options["status"] if refusal else None
-        if status is None and not self._pace.take(socket.address, trio.current_time()):
-            status = 429
-            stats.over_rate += 1
-        accepted = False
-        with trio.move_on_after(_UPGRADE_WITHIN):
-            accepted = await socket.accept(status)
-        if accepted:
-            await self._serve(socket)
-        else:
-            stats.refused += 1
-
-    async def _serve(self, socket: Socket) -> None:
-        feed, stats = self._simulator.feed, self._simulator.stats
-        stats.connections_total += 1
-        stats.connections += 1
-        feed.sockets[socket] = None
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._expect_subscription, socket)
-                await socket.run(partial(self._desk.hear, socket))
-                nursery.cancel_scope.cancel()
-        finally:
-            stats.connections -= 1
-            feed.leave(socket)
-
-    async def _expect_subscription(self, socket: Socket) -> None:
-        with trio.move_on_after(self._limits.subscribe_within):
-            await socket.subscribed.wait()
-        if not socket.subscribed.is_set():
-            socket.drop(1008)
+    made = schedule(
+        settings.seed, market.followed, boundary=boundary, exchange=played(settings.exchange)
+    )
+    return list(made.faults)
 
 
 async def _listeners(
@@ -196,16 +168,12 @@ def _port(listener: trio.SocketListener) -> int:
     return int(listener.socket.getsockname()[1])
 
 
-def _address(stream: trio.SocketStream) -> str:
-    return str(stream.socket.getpeername()[0])
-
-
 def _patient(
-    handler: Callable[[trio.SocketStream], Awaitable[None]],
-) -> Callable[[trio.SocketStream], Awaitable[None]]:
+    handler: Callable[[Any], Awaitable[None]],
+) -> Callable[[Any], Awaitable[None]]:
     """A client that breaks off, or that we fail to answer, ends alone: the exchange goes on."""
 
-    async def handle(stream: trio.SocketStream) -> None:
+    async def handle(stream: Stream) -> None:
         try:
             await handler(stream)
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):

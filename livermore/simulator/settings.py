@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+import ssl
 from typing import Any, Literal
 
 import attrs
 
 from livermore.errors import ConfigurationError
-
-EXCHANGES = ("coinbase",)
-
-
-@attrs.frozen
-class Limits:
-    """What the exchange allows. Requests and messages count per client address, in real seconds:
-    a client paces itself by its own clock, whatever the speed of the simulated one."""
-
-    rest_rate: int = 10
-    client_messages: int = 8
-    connections: int = 8
-    """New connections a second."""
-    subscribe_within: float = 5.0
-    """Real seconds until a connection without a subscription is dropped."""
-    outbox_bytes: int = 32 * 1024 * 1024
-    """Waiting bytes per connection, beyond which frames are dropped (not memory)."""
+from livermore.simulator.limits import Limits
+from livermore.simulator.roster import played
 
 
 @attrs.frozen
@@ -48,13 +34,13 @@ class SimulatorSettings:
     rest_rate: int | None = None
     """Shorthand for ``limits.rest_rate``."""
     limits: Limits = attrs.field(factory=Limits)
+    """Where nothing is said: the exchange's own."""
+    tls: ssl.SSLContext | None = attrs.field(default=None, repr=False)
+    """A server's context: REST, control and websockets are then served over TLS as well."""
 
     @exchange.validator
     def _known_exchange(self, _: object, value: str) -> None:
-        if value not in EXCHANGES:
-            raise ConfigurationError(
-                f"simulator: cannot play {value!r}, only {', '.join(EXCHANGES)}"
-            )
+        played(value)
 
     def __attrs_post_init__(self) -> None:
         for name, low, high in (
@@ -68,5 +54,7 @@ class SimulatorSettings:
                 raise ConfigurationError(f"simulator: {name} is {value}, use {low} to {high}")
 
     @property
-    def requests_per_second(self) -> int:
-        return self.limits.rest_rate if self.rest_rate is None else self.rest_rate
+    def allowed(self) -> Limits:
+        """What is allowed, whole."""
+        whole = self.limits.over(played(self.exchange).limits)
+        return whole if self.rest_rate is None else attrs.evolve(whole, rest_rate=self.rest_rate)

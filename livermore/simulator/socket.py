@@ -15,8 +15,9 @@ import trio
 import wsproto
 import wsproto.events as ws
 
-from livermore.simulator.coinbase import Frame
 from livermore.simulator.faults import Faults
+from livermore.simulator.frame import Frame
+from livermore.simulator.http import Stream, socket_of
 from livermore.simulator.stats import Stats
 
 _READ = 65_536
@@ -24,6 +25,8 @@ _LONGEST = 1 << 20
 """Bytes of a client's message."""
 _WRITE = 262_144
 """At most so many bytes in one write: a slow client is noticed between writes."""
+_PINGS = 16
+"""Pings of ours that can still be answered."""
 
 
 def text_frame(text: bytes) -> bytes:
@@ -43,7 +46,7 @@ class Socket:
         self,
         number: int,
         address: str,
-        stream: trio.SocketStream,
+        stream: Stream,
         faults: Faults,
         stats: Stats,
         outbox_bytes: int,
@@ -52,11 +55,15 @@ class Socket:
         self.number = number
         self.address = address
         self.subscriptions: dict[str, dict[str, str]] = {}
-        """Channel -> id as asked -> id as spoken."""
+        """Channel -> id as asked -> symbol as spoken; "" where it is none."""
         self.subscribed = trio.Event()
         self.scope = trio.CancelScope()
         self.frozen_until: int | None = None
         """Half-open: dead but not closed, until this simulated time (ns)."""
+        self.pinged = trio.Event()
+        self.answered = trio.Event()
+        """A pong has come for a ping of ours; whoever looks makes new events."""
+        self._pings: deque[bytes] = deque(maxlen=_PINGS)
         self._stream = stream
         self._protocol = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
         self._faults = faults
@@ -74,27 +81,37 @@ class Socket:
         self._await_answer = False
         self._writing = False
 
-    async def accept(self, refuse_with: int | None) -> bool:
-        """Read the upgrade and answer it; ``refuse_with`` is an HTTP status instead of a socket."""
+    async def accept(
+        self, refuse_with: int | None, refusal: Callable[[str], int | None]
+    ) -> str | None:
+        """Read the upgrade and answer it; what was asked for, or None when it was refused.
+
+        ``refuse_with`` is an HTTP status instead of a socket; ``refusal`` judges what is asked for.
+        """
         while True:
-            self._protocol.receive_data(await self._stream.receive_some(_READ) or None)
+            data = await self._stream.receive_some(_READ)
+            self._protocol.receive_data(bytes(data) or None)
             for event in self._protocol.events():
                 if isinstance(event, ws.Request):
-                    if refuse_with is not None:
-                        answer = self._protocol.send(ws.RejectConnection(status_code=refuse_with))
+                    status = refusal(event.target) if refuse_with is None else refuse_with
+                    if status is not None:
+                        answer = self._protocol.send(ws.RejectConnection(status_code=status))
                         await self._stream.send_all(answer)
-                        return False
+                        return None
                     await self._stream.send_all(self._protocol.send(ws.AcceptConnection()))
-                    return True
-                return False
+                    return event.target
+                return None
 
-    async def run(self, hear: Callable[[str | bytes], None]) -> None:
-        """Write the outbox and hand every message to ``hear`` until the socket ends."""
+    async def run(self, hear: Callable[[str | bytes], None], notice: Callable[[], None]) -> None:
+        """Write the outbox and hand every message to ``hear`` until the socket ends.
+
+        ``notice`` is told of messages as well, before, and of pings and pongs.
+        """
         try:
             with self.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
-                    await self._read(hear)
+                    await self._read(hear, notice)
                     nursery.cancel_scope.cancel()
         finally:
             # Only a writer that was between two frames can be followed by a close frame.
@@ -121,6 +138,15 @@ class Socket:
     def say(self, text: bytes) -> None:
         """Send text that has no sequence number."""
         self._put(text)
+
+    def ping(self, payload: bytes) -> None:
+        """Ping; a pong with the same payload sets :attr:`answered`."""
+        if self.scope.cancel_called:
+            return  # it has said goodbye
+        self._pings.append(payload)
+        self.pinged.set()
+        self._outbox.append(self._protocol.send(ws.Ping(payload=payload)))
+        self._wake.set()
 
     def drop(self, code: int = 0) -> None:
         """End the socket now: with a close frame of this code, or with a reset."""
@@ -193,7 +219,7 @@ class Socket:
             if not self._outbox:
                 self._waiting = 0
 
-    async def _read(self, hear: Callable[[str | bytes], None]) -> None:
+    async def _read(self, hear: Callable[[str | bytes], None], notice: Callable[[], None]) -> None:
         pieces: list[str | bytes] = []
         size = 0
         while True:
@@ -203,7 +229,7 @@ class Socket:
                 return
             await self._thawed.wait()
             try:
-                self._protocol.receive_data(data or None)
+                self._protocol.receive_data(bytes(data) or None)
                 events = list(self._protocol.events())
             except wsproto.utilities.RemoteProtocolError:
                 self._say_goodbye(1002)
@@ -219,8 +245,16 @@ class Socket:
                     if event.message_finished:
                         whole = pieces[0] if len(pieces) == 1 else _joined(pieces)
                         pieces, size = [], 0
+                        notice()
                         hear(whole)
+                elif isinstance(event, ws.Pong):
+                    notice()
+                    if bytes(event.payload) in self._pings:
+                        self.answered.set()
                 elif isinstance(event, ws.Ping):
+                    notice()
+                    if self.scope.cancel_called:
+                        return
                     self._outbox.append(self._protocol.send(event.response()))
                     self._wake.set()
                 elif isinstance(event, ws.CloseConnection):
@@ -236,7 +270,7 @@ class Socket:
     def _reset(self) -> None:
         """Make closing a reset, as a crashing server does it."""
         linger = struct.pack("ii", 1, 0)
-        self._stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, linger)
+        socket_of(self._stream).setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, linger)
 
 
 def _joined(pieces: list[str | bytes]) -> str | bytes:

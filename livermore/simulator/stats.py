@@ -11,6 +11,8 @@ import attrs
 class Stats:
     rest_requests: int = 0
     rest_429: int = 0
+    rest_418: int = 0
+    """Refused because the address is banned."""
     connections: int = 0
     """Open now."""
     connections_total: int = 0

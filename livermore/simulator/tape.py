@@ -44,12 +44,18 @@ class Tape:
         """``anchor``: the day (since the epoch) at which trade ids are pinned."""
         self.listing = listing
         self.key = key_of(seed, listing.symbol)
+        self._path = key_of(seed, listing.path or listing.symbol)
         self._replay = replay
         self._halts: list[Halt] = []
         self._days: OrderedDict[int, Slots] = OrderedDict()
         self._trades: OrderedDict[int, Trades] = OrderedDict()
         self._anchor = anchor
         self._day_ids = {anchor: _FIRST_ID + self.key % 600_000_000}
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing ever trades."""
+        return self._replay is None and not self.listing.rate
 
     def slots(self, first: int, count: int) -> Slots:
         """``count`` five-minute rows from slot ``first`` on, whole ones, past or future."""
@@ -92,7 +98,7 @@ class Tape:
 
     def level(self, slots: Ints) -> Floats:
         """The price path (in quote units) at the start of slots: rough, for 52-week figures."""
-        return np.exp(_walk(self.key, slots, self.listing.volatility)) * self.listing.price
+        return np.exp(_walk(self._path, slots, self.listing.volatility)) * self.listing.price
 
     def _day(self, day: int) -> Slots:
         kept = self._days.get(day)
@@ -127,22 +133,24 @@ class Tape:
     def _source(self, first: int, count: int) -> Slots:
         replay = self._replay
         if replay is None:
-            return _seeded(self.listing, self.key, first, count, self.listing.price, None)
+            return _seeded(
+                self.listing, self.key, self._path, first, count, self.listing.price, None
+            )
         parts: list[Slots] = []
         end = first + count
         if first < replay.first:
             n = min(end, replay.first) - first
-            pin = (replay.first, replay.first_price)
-            parts.append(_seeded(self.listing, self.key, first, n, pin[1], pin[0]))
+            parts.append(self._chance(first, n, replay.first_price, replay.first))
         start, stop = max(first, replay.first), min(end, replay.end)
         if start < stop:
             parts.append(replay.slots.cut(start, stop - start))
         if end > replay.end:
             start = max(first, replay.end)
-            parts.append(
-                _seeded(self.listing, self.key, start, end - start, replay.last_price, replay.end)
-            )
+            parts.append(self._chance(start, end - start, replay.last_price, replay.end))
         return joined(parts)  # copies, so that halts never write into the replay
+
+    def _chance(self, first: int, count: int, price: float, at: int | None) -> Slots:
+        return _seeded(self.listing, self.key, self._path, first, count, price, at)
 
     def _raw_trades(self, slot: int, first_id: int) -> Trades:
         # A day already holds what halts have left; what they left is cut from the original.
@@ -200,13 +208,19 @@ def _walk(key: int, slots: Ints, volatility: float) -> Floats:
 
 
 def _seeded(
-    listing: Listing, key: int, first: int, count: int, price: float, pinned: int | None
+    listing: Listing,
+    key: int,
+    path_key: int,
+    first: int,
+    count: int,
+    price: float,
+    pinned: int | None,
 ) -> Slots:
     """Rows from chance; with ``pinned`` the path passes through ``price`` at that slot."""
     edges = np.arange(first, first + count + 1, dtype=np.int64)
-    path = _walk(key, edges, listing.volatility)
+    path = _walk(path_key, edges, listing.volatility)
     if pinned is not None:
-        path = path - _walk(key, np.array([pinned], dtype=np.int64), listing.volatility)[0]
+        path = path - _walk(path_key, np.array([pinned], dtype=np.int64), listing.volatility)[0]
     ticks = np.exp(path) * (price * listing.tick)
     index = edges[:-1]
     counts = _counts(listing, key, index)

@@ -11,8 +11,9 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from livermore.errors import ConfigurationError
+from livermore.simulator.coinbase import COINBASE
+from livermore.simulator.coinbase.routes import Routes
 from livermore.simulator.faults import KINDS, read_fault
-from livermore.simulator.rest import Rest
 from livermore.simulator.scenario import read_scenario
 from livermore.simulator.slots import SLOT
 from livermore.simulator.trades import NS
@@ -126,7 +127,7 @@ async def test_mute_silences_one_symbol_only():
     async with simulated(speed=60) as simulator, client(simulator) as one:
         await one.subscribe("market_trades", "BTC-USD", "ETH-USD")
         await one.listen(0.2)
-        simulator.inject(fault="mute", symbol="BTC-USD", **{"for": 30})
+        simulator.inject(fault="mute", symbol="BTC-USD", **{"for": 120})
         muted = rows(await one.listen(0.4), "market_trades", "trades")
         assert {row["product_id"] for row in muted} == {"ETH-USD"}
         await one.until(
@@ -471,7 +472,7 @@ async def test_a_handler_that_raises_ends_its_connection_only(caplog, monkeypatc
         raise ZeroDivisionError("on\npurpose")
 
     async with simulated() as simulator, rest(simulator) as http:
-        monkeypatch.setattr(Rest, "_route", fail)
+        monkeypatch.setattr(Routes, "answer", fail)
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get(TIME)
         monkeypatch.undo()
@@ -523,7 +524,7 @@ def test_a_bad_scenario_is_refused_in_one_line(tmp_path, text, message):
     path = tmp_path / "s.json"
     path.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
-        read_scenario(path, {"BTC-USD"})
+        read_scenario(path, {"BTC-USD"}, COINBASE.channels)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

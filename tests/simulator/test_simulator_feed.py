@@ -8,12 +8,17 @@ from typing import Any
 import attrs
 import trio
 
+from livermore.simulator.agenda import Agenda
 from livermore.simulator.clock import ExchangeClock
-from livermore.simulator.coinbase import Frame
+from livermore.simulator.coinbase import COINBASE
+from livermore.simulator.coinbase.voice import Voice
+from livermore.simulator.coinbase.words import Frame
+from livermore.simulator.exchange import Stage
 from livermore.simulator.faults import Faults, read_fault
 from livermore.simulator.feed import Feed
 from livermore.simulator.market import Market
 from livermore.simulator.slots import SLOT
+from livermore.simulator.stats import Stats
 from livermore.simulator.tape import SLOT_NS
 from livermore.simulator.trades import NS
 
@@ -48,15 +53,19 @@ class Bench:
 
     def __init__(self, speed: float = 1.0) -> None:
         self.seconds = 0.0
-        self.market = Market(25, 7, START, history_days=5)
+        self.market = Market(COINBASE.listings(25, 7), 7, START, history_days=5)
         clock = ExchangeClock(START * NS, speed, lambda: self.seconds / speed)
         self.clock = clock
-        self.feed = Feed(self.market, clock, Faults(7), 7)
+        stage = Stage(
+            self.market, clock, Faults(7), Stats(), Agenda(clock), COINBASE.limits, 7, lambda: 0.0
+        )
+        self.voice = Voice(stage)
+        self.feed = Feed(stage, self.voice)
 
     def ear(self, channel: str, *symbols: str) -> Ear:
         ear = Ear()
         self.feed.sockets[ear] = None  # type: ignore[index]
-        self.feed.subscribe(ear, channel, {s: s for s in symbols})  # type: ignore[arg-type]
+        self.voice.subscribe(ear, channel, {s: s for s in symbols})  # type: ignore[arg-type]
         return ear
 
     def run(self, seconds: float) -> None:

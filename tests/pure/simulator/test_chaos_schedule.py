@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from livermore.simulator import chaos
-from livermore.simulator.chaos import CALM, LEFT_OUT, LENGTH, MAKERS, schedule
+from livermore.simulator.chaos import CALM, LEFT_OUT, LENGTH, MAKERS, OWN, schedule
 from livermore.simulator.faults import KINDS
+from livermore.simulator.roster import PLAYED
 from livermore.simulator.scenario import read_scenario
 
 SYMBOLS = ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD")
@@ -60,3 +63,27 @@ def test_the_daemon_and_its_redis_are_disturbed_as_well():
     kinds = Counter(d.kind for seed in MANY for d in schedule(seed, SYMBOLS).disturbances)
     assert min(kinds[k] for k in (chaos.RESTART, chaos.KILL, chaos.PAUSE_REDIS)) > 30
     assert min(kinds[k] for k in (chaos.RESTART_REDIS, chaos.EMPTY_REDIS)) > 5
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_every_exchange_has_a_schedule_with_its_own_faults_that_it_takes(name):
+    exchange = PLAYED[name]
+    symbols = [one.symbol for one in exchange.listings(4, 7) if one.followed]
+    found = set()
+    for seed in MANY:
+        faults = schedule(seed, symbols, exchange=exchange).faults
+        planned = read_scenario(list(faults), symbols, exchange.channels, exchange.faults)
+        assert len(planned) == len(faults)
+        found |= {fault["fault"] for fault in faults}
+    # Who is not served at all does not come back within a schedule.
+    assert found == set(exchange.faults) - LEFT_OUT - {"geo"}
+
+
+def test_every_fault_of_some_exchange_can_be_scheduled_or_is_left_out():
+    kinds = {kind for exchange in PLAYED.values() for kind in exchange.kinds}
+    assert kinds - {"geo"} == set(OWN)
+
+
+def test_a_schedule_for_coinbase_is_what_it_was_before_there_were_others():
+    assert schedule(7, SYMBOLS) == schedule(7, SYMBOLS, exchange=PLAYED["coinbase"])
+    assert schedule(7, SYMBOLS) != schedule(7, SYMBOLS, exchange=PLAYED["binance"])

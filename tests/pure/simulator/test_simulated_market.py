@@ -22,7 +22,7 @@ SLOT_NOW = START // SLOT
 
 
 def market(count: int = 25, seed: int = 7) -> Market:
-    return Market(count, seed, START, history_days=40)
+    return Market(listings(count, seed), seed, START, history_days=40)
 
 
 def fold_rows(rows: list[Row]) -> Row:
@@ -158,7 +158,7 @@ def test_truth_fills_silent_slots_flat_at_the_close_before():
 
 
 def test_nothing_is_known_from_before_the_listing():
-    made = Market(3, 7, START, history_days=3)
+    made = Market(listings(3, 7), 7, START, history_days=3)
     truth = made.truth("BTC-USD", DAY, 0, START, START * NS)
     assert truth[0].open_time == made.listed_since
     assert len(truth) == 3

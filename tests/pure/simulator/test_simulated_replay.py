@@ -10,6 +10,7 @@ import pytest
 
 from livermore.errors import ConfigurationError
 from livermore.market.timeframe import DAY
+from livermore.simulator.listing import listings
 from livermore.simulator.market import Market
 from livermore.simulator.replay import read_replay
 from livermore.simulator.slots import SLOT
@@ -32,7 +33,7 @@ def test_real_candles_are_reproduced_to_the_last_digit():
     with REAL.open(newline="") as file:
         rows = list(csv.DictReader(file))
     start = MIDNIGHT + 400 * DAY + 12_345_678
-    market = Market(3, 7, start, 200, (("BTC-USD", REAL),))
+    market = Market(listings(3, 7), 7, start, 200, (("BTC-USD", REAL),))
     replay = read_replay(REAL, start)
     assert replay.shift % DAY == 0
     first, last = int(rows[0]["ts_ms"]) + replay.shift, int(rows[-1]["ts_ms"]) + replay.shift
@@ -63,7 +64,7 @@ def test_a_file_around_the_start_stays_where_it_is(tmp_path):
         f"{MIDNIGHT + SLOT},11,11,11,11,0",
         f"{MIDNIGHT + 2 * SLOT},11,13,10,12.5,7.25",
     )
-    market = Market(3, 7, MIDNIGHT + SLOT, 5, (("ABC-USD", file),))
+    market = Market(listings(3, 7), 7, MIDNIGHT + SLOT, 5, (("ABC-USD", file),))
     tape = market.tape("ABC-USD")
     assert tape.row(MIDNIGHT // SLOT).count >= 4
     assert tape.row(MIDNIGHT // SLOT + 1).count == 0, "a filler is an empty slot"
