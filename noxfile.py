@@ -1,4 +1,5 @@
-"""The checks, one session each. They run in the environment that runs nox: nothing is installed.
+"""The checks, one session each. They run in the environment that runs nox; what ``clients`` needs
+besides is installed once, elsewhere.
 
 ``python3 scripts/test.py`` makes that environment and runs them all; inside it, ``nox -s types``.
 """
@@ -14,7 +15,7 @@ import nox
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "imports", "tests", "integration", "simulator"]
+nox.options.sessions = ["lint", "types", "imports", "tests", "integration", "simulator", "clients"]
 
 PYTHON = sys.executable
 NOTHING_SELECTED = 5
@@ -72,6 +73,13 @@ def integration(session: nox.Session) -> None:
 def simulator(session: nox.Session) -> None:
     """The whole daemon against exchanges that misbehave."""
     pytest(session, ["tests/simulator"], *SIDE_BY_SIDE)
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Client libraries of others against the simulators; they live in ``.nox/clients``."""
+    session.run(PYTHON, "scripts/environment.py", "clients", external=True)
+    pytest(session, ["tests/clients"], *SIDE_BY_SIDE)
 
 
 @nox.session

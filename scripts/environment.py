@@ -1,4 +1,7 @@
-"""The checkout's own environment, ``.venv``: made once, from hash-locked packages.
+"""The checkout's own environments: made once, from hash-locked packages.
+
+``.venv`` is what Livermore runs and is tested in. ``.nox/clients`` holds the client libraries of
+others, which tests drive and Livermore never imports: their dependencies are not ours.
 
 Nothing but the standard library is needed. A stamp says what was installed, so a second start costs
 a few milliseconds; a file lock lets two starts at once make it once.
@@ -22,10 +25,12 @@ from typing import NoReturn
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 VENV = CHECKOUT / ".venv"
-PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "livermore.json"
-LOG = VENV / "install.log"
-LOCKS = {"runtime": "requirements.lock", "dev": "requirements-dev.lock"}
+CLIENTS = CHECKOUT / ".nox" / "clients"
+LOCKS = {
+    "runtime": "requirements.lock",
+    "dev": "requirements-dev.lock",
+    "clients": "requirements-clients.lock",
+}
 OFFLINE = (
     "name resolution",
     "Network is unreachable",
@@ -47,12 +52,12 @@ def give_up(text: str) -> NoReturn:
 
 
 def prepare(kind: str) -> Path:
-    """Make or refresh the environment for ``kind`` (``runtime`` or ``dev``); its Python."""
+    """Make or refresh the environment for ``kind`` (a key of ``LOCKS``); its Python."""
     if not _is_ready(kind):
         with alone():
             if not _is_ready(kind):  # the other start may have made it while we waited
                 _make(kind)
-    return PYTHON
+    return _python(_room(kind))
 
 
 def install_debian(package: str, why: str) -> bool:
@@ -98,10 +103,27 @@ def alone() -> Iterator[None]:
         yield
 
 
+def _room(kind: str) -> Path:
+    return CLIENTS if kind == "clients" else VENV
+
+
+def _python(room: Path) -> Path:
+    return room / "bin" / "python"
+
+
+def _stamp(room: Path) -> Path:
+    return room / "livermore.json"
+
+
+def _log(room: Path) -> Path:
+    return room / "install.log"
+
+
 def _wanted(kind: str) -> dict[str, str]:
     """What the stamp says of an environment that needs nothing done."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    installed = json.dumps([project["build-system"], project["project"]]).encode()
+    ours = [] if kind == "clients" else [project["build-system"], project["project"]]
+    installed = json.dumps(ours).encode()
     locked = (CHECKOUT / LOCKS[kind]).read_bytes()
     return {
         "python": sys.version,
@@ -110,34 +132,38 @@ def _wanted(kind: str) -> dict[str, str]:
     }
 
 
-def _stamped() -> dict[str, str]:
+def _stamped(room: Path) -> dict[str, str]:
     try:
-        stamp: dict[str, str] = json.loads(STAMP.read_text())
+        stamp: dict[str, str] = json.loads(_stamp(room).read_text())
     except (OSError, ValueError):
         return {}
     return stamp
 
 
 def _is_ready(kind: str) -> bool:
-    return _wanted(kind).items() <= _stamped().items() and os.access(PYTHON, os.X_OK)
+    room = _room(kind)
+    wanted = _wanted(kind).items() <= _stamped(room).items()
+    return wanted and os.access(_python(room), os.X_OK)
 
 
 def _make(kind: str) -> None:
-    stamp = _stamped()
+    room = _room(kind)
+    stamp = _stamped(room)
     same = all(
         stamp.get(name, value) == value for name, value in _wanted(kind).items() if name != kind
     )
-    if not same or not _works(PYTHON):
-        _create()
-    STAMP.unlink(missing_ok=True)
-    say(f"installing packages into {VENV}, once")
-    LOG.unlink(missing_ok=True)
-    _pip("--require-hashes", "--requirement", str(CHECKOUT / LOCKS[kind]))
-    _pip("--no-deps", "--no-build-isolation", "--editable", str(CHECKOUT))
-    # The development packages are the same versions and more.
-    kinds = ("runtime", "dev") if kind == "dev" else ("runtime",)
+    if not same or not _works(_python(room)):
+        _create(room)
+    _stamp(room).unlink(missing_ok=True)
+    say(f"installing packages into {room}, once")
+    _log(room).unlink(missing_ok=True)
+    _pip(room, "--require-hashes", "--requirement", str(CHECKOUT / LOCKS[kind]))
+    if kind != "clients":
+        _pip(room, "--no-deps", "--no-build-isolation", "--editable", str(CHECKOUT))
+    # The development packages are the same versions as at run time and more.
+    kinds = ("runtime", "dev") if kind == "dev" else (kind,)
     made = {name: value for each in kinds for name, value in _wanted(each).items()}
-    STAMP.write_text(json.dumps(made, indent=1))
+    _stamp(room).write_text(json.dumps(made, indent=1))
 
 
 def _works(python: Path) -> bool:
@@ -152,7 +178,7 @@ def _works(python: Path) -> bool:
     return found.returncode == 0 and found.stdout.strip() == sys.version.strip()
 
 
-def _create() -> None:
+def _create(room: Path) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("ensurepip") is None:
         package = f"python{version}-venv"
@@ -162,32 +188,47 @@ def _create() -> None:
                 f"{sys.executable} cannot make environments; "
                 f"run: apt-get install {package} (or your system's like of it), then start again"
             )
-    say(f"creating {VENV}")
+    say(f"creating {room}")
     made = subprocess.run(
-        [sys.executable, "-I", "-m", "venv", "--clear", str(VENV)],
+        [sys.executable, "-I", "-m", "venv", "--clear", str(room)],
         capture_output=True,
         text=True,
         check=False,
     )
     if made.returncode:
         said = (made.stderr.strip() or made.stdout.strip() or "no reason given").splitlines()[-1]
-        give_up(f"cannot create {VENV}: {said}")
+        give_up(f"cannot create {room}: {said}")
 
 
-def _pip(*arguments: str) -> None:
+def _pip(room: Path, *arguments: str) -> None:
+    log_file = _log(room)
     command = [
-        *(str(PYTHON), "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input"),
+        *(
+            str(_python(room)),
+            "-I",
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-input",
+        ),
         *("--quiet", "--retries", "2", "--prefer-binary", *arguments),
     ]
-    with LOG.open("a") as log:
+    with log_file.open("a") as log:
         done = subprocess.run(
             command, cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
         )
     if done.returncode == 0:
         return
-    said = LOG.read_text(errors="replace")
+    said = log_file.read_text(errors="replace")
     if any(sign in said for sign in OFFLINE):
-        give_up(f"cannot download packages: is there a network? Details in {LOG}; then start again")
+        give_up(
+            f"cannot download packages: is there a network? Details in {log_file}; then start again"
+        )
     errors = [line for line in said.splitlines() if line.lower().startswith("error")]
     what = (errors or ["pip failed"])[0]
-    give_up(f"cannot install packages: {what}; details in {LOG}")
+    give_up(f"cannot install packages: {what}; details in {log_file}")
+
+
+if __name__ == "__main__":
+    prepare(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Write the two lock files anew: exact versions and the hashes of every file of each.
+"""Write the lock files anew: exact versions and the hashes of every file of each.
 
 They hold for Python 3.11 and newer on every platform at once (environment markers), and name no
 index: where packages come from is the installing machine's business. Run it after changing
@@ -16,7 +16,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COMPILE = (
-    "pip compile pyproject.toml --extra build --universal --python-version 3.11 --generate-hashes "
+    "pip compile --universal --python-version 3.11 --generate-hashes "
     "--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet"
 ).split()
 
@@ -26,11 +26,15 @@ def main() -> None:
         venv.create(directory, with_pip=True)
         python = str(Path(directory, "bin", "python"))
         subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)
-        # The same versions as at run time: what is tested is what runs.
-        dev = ["--extra", "dev", "--constraint", "requirements.lock"]
-        locks: dict[str, list[str]] = {"requirements.lock": [], "requirements-dev.lock": dev}
-        for lock, extra in locks.items():
-            command = [python, "-m", "uv", *COMPILE, *extra, "--output-file", lock, *sys.argv[1:]]
+        ours = ["pyproject.toml", "--extra", "build"]
+        locks = {
+            "requirements.lock": ours,
+            # The same versions as at run time: what is tested is what runs.
+            "requirements-dev.lock": [*ours, "--extra", "dev", "--constraint", "requirements.lock"],
+            "requirements-clients.lock": ["--group", "clients"],
+        }
+        for lock, what in locks.items():
+            command = [python, "-m", "uv", *COMPILE, *what, "--output-file", lock, *sys.argv[1:]]
             subprocess.run(command, check=True, cwd=CHECKOUT, env={**os.environ, "NO_COLOR": "1"})
             if "://" in (CHECKOUT / lock).read_text():
                 sys.exit(f"{lock} names a host: {lock} must hold for every index")

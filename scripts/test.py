@@ -32,12 +32,14 @@ def main() -> int:
             # Its files only: nothing is started where another process is the first one.
             environment.install_debian("systemd", "systemd reads the unit that is printed")
     arguments = sys.argv[1:]
-    only = any((CHECKOUT / word.split("::")[0]).exists() for word in arguments if word[0] != "-")
+    named = [CHECKOUT / word.split("::")[0] for word in arguments if word[0] != "-"]
+    only = [path for path in named if path.exists()]
+    of_clients = any(path.is_relative_to(CHECKOUT / "tests" / "clients") for path in only)
     with tempfile.TemporaryDirectory() as results:
         command = [
             *(str(python), "-m", "nox", "--noxfile", str(CHECKOUT / "noxfile.py")),
             *("--report", str(Path(results, "nox.json"))),
-            *(("--sessions", "tests") if only else ()),
+            *(("--sessions", "clients" if of_clients else "tests") if only else ()),
             *("--", *arguments),
         ]
         path = os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath)))
