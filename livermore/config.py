@@ -21,6 +21,7 @@ import attrs
 
 from livermore.adapters.channel import DEFAULT_CHANNELS, KINDS, ChannelSettings, check_url
 from livermore.errors import ConfigurationError, LivermoreError, UsageError
+from livermore.market.country import parse_country
 from livermore.signals.rule import DEFAULT_RULES, Kind, Rule, rule_from
 
 FILE = "livermore.toml"
@@ -41,17 +42,39 @@ LONGEST = 100 * 365 * 86_400_000
 
 
 @attrs.frozen(kw_only=True)
+class Own:
+    """What one exchange is told; None: nothing of that."""
+
+    symbols: tuple[str, ...] | None = None
+    top: int | None = None
+    rest_url: str | None = None
+    websocket_url: str | None = None
+    shared: frozenset[str] = frozenset()
+    """Those of the symbols that are meant for whichever exchange lists them."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is told by itself what to follow."""
+        return self.symbols is not None or self.top is not None
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """What a run is told. ``symbols`` is None when the ``top`` most traded are followed."""
 
     state_dir: Path
     exchanges: tuple[str, ...] = ()
     symbols: tuple[str, ...] | None = None
+    """``BTC-USD`` for every exchange that lists it, ``BTC-USDT@binance`` for that one."""
     top: int | None = None
     redis_url: str | None = attrs.field(default=None, repr=False)
     """None means the private Valkey in ``state_dir``. Not in the repr: it may hold a password."""
     rest_url: str | None = None
     websocket_url: str | None = None
+    own: Mapping[str, Own] = attrs.Factory(dict)
+    """What is said of one exchange alone, and goes before what is said of all."""
+    country: str | None = None
+    """Where we are (ISO 3166-1 alpha-2), where a person said so."""
     run_for: float | None = None
     """Seconds, then a clean end."""
     standby: bool = False
@@ -69,6 +92,49 @@ class Settings:
     """Where alerts go."""
     symbols_by: str = attrs.field(default="", eq=False)
     """The flag or variable that names the symbols or the top; empty where file or default do."""
+
+    def of(self, exchange: str) -> Own:
+        """What ``exchange`` is told, by itself or with all."""
+        own = self.own.get(exchange, Own())
+        symbols, top, shared = own.symbols, own.top, frozenset[str]()
+        if not own.follows:
+            top = self.top
+            if self.symbols is not None:
+                split = [symbol.partition("@") for symbol in self.symbols]
+                meant = [(symbol, to) for symbol, _, to in split if to in ("", exchange)]
+                symbols = tuple(dict.fromkeys(symbol for symbol, _ in meant))
+                if sum(not self.own.get(name, own).follows for name in self.exchanges) > 1:
+                    shared = frozenset(symbols) - {symbol for symbol, to in meant if to}
+        return Own(
+            symbols=symbols,
+            top=top,
+            rest_url=own.rest_url or self.rest_url,
+            websocket_url=own.websocket_url or self.websocket_url,
+            shared=shared,
+        )
+
+    def check_exchanges(self) -> None:
+        """Raise :class:`UsageError` where it is not clear what is meant for which exchange."""
+        marked = {symbol.partition("@")[2] for symbol in self.symbols or ()} - {""}
+        strange = sorted(marked.difference(self.exchanges))
+        if strange and self.symbols_by == flag_name("symbols"):
+            raise UsageError(
+                f"--symbols: symbols are meant for {', '.join(strange)}, which is not run: "
+                f"livermore run {' '.join((*self.exchanges, *strange))}"
+            )
+        for name in self.exchanges:
+            if self.of(name).symbols == ():
+                raise UsageError(
+                    f"no symbol is meant for {name}: name one, such as BTC-USD@{name}, "
+                    "or leave that exchange away"
+                )
+        if len(self.exchanges) > 1:
+            for key, scheme in (("rest_url", "http"), ("websocket_url", "ws")):
+                if getattr(self, key) is not None:
+                    raise UsageError(
+                        f"{flag_name(key)}: several exchanges run: say whose it is, such as "
+                        f"{self.exchanges[0]}={scheme}://…"
+                    )
 
 
 @attrs.frozen
@@ -101,6 +167,7 @@ def load(
     """
     home = environ.get("HOME", "")
     values: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {}
     file = _file(config or environ.get(FILE_VARIABLE) or None, cwd, home)
     # Weakest first, so that a stronger source replaces what it names.
     for given, name_of, error, base in (
@@ -127,12 +194,23 @@ def load(
         if "symbols" in parsed and "top" in parsed:
             raise error(f"{name_of('symbols')} and {name_of('top')} exclude each other: keep one")
         # They answer one question, so the stronger source answers it alone.
-        if "symbols" in parsed:
-            values.pop("top", None)
-        if "top" in parsed:
+        if asked := parsed.keys() & {"symbols", "top"}:
             values.pop("symbols", None)
-        if (asked := parsed.keys() & {"symbols", "top"}) and given is not file[0]:
-            values["symbols_by"] = name_of(*asked)
+            values.pop("top", None)
+            _forget(own, "symbols", "top")
+            if given is not file[0]:
+                values["symbols_by"] = name_of(*asked)
+        for key in parsed.keys() & {"rest_url", "websocket_url"}:
+            urls = dict(parsed.pop(key))
+            if "" in urls:
+                _forget(own, key)
+                values[key] = urls.pop("")
+            for exchange, url in urls.items():
+                own.setdefault(exchange, {})[key] = url
+        if isinstance(tables := parsed.get("exchanges"), Mapping):
+            parsed["exchanges"] = tuple(tables)
+            for exchange, table in tables.items():
+                own.setdefault(exchange, {}).update(table)
         values.update(parsed)
     if "alerts" in values:
         _check_channels(values["alerts"], values.get("channels", DEFAULT_CHANNELS), file)
@@ -140,7 +218,14 @@ def load(
         values.setdefault("top", DEFAULT_TOP)
     if "state_dir" not in values:
         values["state_dir"] = default_state_dir(environ)
-    return Settings(**values)
+    return Settings(own={name: Own(**said) for name, said in own.items() if said}, **values)
+
+
+def _forget(own: Mapping[str, dict[str, Any]], *keys: str) -> None:
+    """What a stronger source says of all exchanges replaces what a weaker one said of one."""
+    for said in own.values():
+        for key in keys:
+            said.pop(key, None)
 
 
 @attrs.frozen
@@ -272,7 +357,7 @@ def parse_symbol(text: str) -> str:
 
 
 # The separators of keys and lists, and what a glob would read, cannot be part of a symbol.
-_SYMBOL = re.compile(r"[^\s:,{}*?\[\]\\^/-]+(-[^\s:,{}*?\[\]\\^/-]+)+")
+_SYMBOL = re.compile(r"[^\s:,@{}*?\[\]\\^/-]+(-[^\s:,@{}*?\[\]\\^/-]+)+")
 
 
 def _wrong(source: _Source, what: str) -> LivermoreError:
@@ -290,20 +375,65 @@ def _words(value: object, source: _Source) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, words)))
 
 
-def _exchanges(value: object, source: _Source) -> tuple[str, ...]:
+def _exchanges(
+    value: object, source: _Source
+) -> tuple[str, ...] | Mapping[str, Mapping[str, object]]:
+    """Names, or in the file tables of them: what each is told."""
+    if isinstance(value, dict):
+        return {_exchange(name, source): _own(name, table, source) for name, table in value.items()}
+    return tuple(dict.fromkeys(_exchange(word, source) for word in _words(value, source)))
+
+
+def _exchange(name: str, source: _Source) -> str:
     from livermore.exchanges import dialect  # its codecs are worth 50 ms of every start
 
     try:
-        return tuple(dict.fromkeys(dialect(word).name for word in _words(value, source)))
+        return dialect(name).name
     except UsageError as error:
         if source.error is UsageError:
             raise
         raise _wrong(source, str(error)) from None
 
 
+def _own(name: str, table: object, source: _Source) -> Mapping[str, object]:
+    """One of the ``[exchanges.NAME]`` tables."""
+    where = attrs.evolve(source, name=source.name.replace("exchanges", f"exchanges.{name}", 1))
+    if not isinstance(table, dict):
+        raise _wrong(where, f"write [exchanges.{name}], a table")
+    parsers: Mapping[str, Callable[[object, _Source], object]] = {
+        "symbols": _plain_symbols,
+        "top": _count,
+        "rest_url": _rest_url,
+        "websocket_url": _websocket_url,
+    }
+    for key in table:
+        if key not in parsers:
+            raise _wrong(where, f"unknown key {_quoted(key)}{near(key, parsers)}")
+    if "symbols" in table and "top" in table:
+        raise _wrong(where, "symbols and top exclude each other: keep one")
+    return {
+        key: parsers[key](said, attrs.evolve(where, name=f"{key} of {where.name}"))
+        for key, said in table.items()
+    }
+
+
+def _plain_symbols(value: object, source: _Source) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_symbol(word, source) for word in _words(value, source)))
+
+
 def _symbols(value: object, source: _Source) -> tuple[str, ...]:
+    """Symbols, some of them marked with the exchange they are meant for."""
+    found = []
+    for word in _words(value, source):
+        text, mark, exchange = word.partition("@")
+        name = _exchange(exchange, source) if mark else ""
+        found.append(_symbol(text, source) + mark + name)
+    return tuple(dict.fromkeys(found))
+
+
+def _symbol(word: str, source: _Source) -> str:
     try:
-        return tuple(dict.fromkeys(parse_symbol(word) for word in _words(value, source)))
+        return parse_symbol(word)
     except ValueError as error:
         raise _wrong(source, str(error)) from None
 
@@ -345,6 +475,15 @@ def _host(value: object, source: _Source) -> str:
             source, f"a host name or address such as 127.0.0.1 is wanted, not {_quoted(value)}"
         )
     return host
+
+
+def _country(value: object, source: _Source) -> str:
+    if not isinstance(value, str):
+        raise _wrong(source, f'a country code such as "US" is wanted, not {_quoted(value)}')
+    try:
+        return parse_country(value)
+    except ValueError as error:
+        raise _wrong(source, str(error)) from None
 
 
 def _seconds(value: object, source: _Source) -> float:
@@ -434,6 +573,36 @@ def _rest_url(value: object, source: _Source) -> str:
 def _websocket_url(value: object, source: _Source) -> str:
     _url(value, source, ("wss", "ws"))
     return str(value).strip()
+
+
+def _rest_urls(value: object, source: _Source) -> Mapping[str, str]:
+    return _marked(value, source, _rest_url)
+
+
+def _websocket_urls(value: object, source: _Source) -> Mapping[str, str]:
+    return _marked(value, source, _websocket_url)
+
+
+def _marked(
+    value: object, source: _Source, parse: Callable[[object, _Source], str]
+) -> Mapping[str, str]:
+    """URLs by exchange, from ``binance=http://…`` with commas; an unmarked one is of "" (all)."""
+    given = value if isinstance(value, list | tuple) and value else [value]
+    items = [item for item in given if isinstance(item, str)]
+    if len(items) < len(given):
+        raise _wrong(source, "a URL is wanted, or one for each exchange: binance=http://…")
+    found: dict[str, str] = {}
+    for item in items:
+        for word in item.split(",") if _MARKED.match(item) else [item]:
+            name, _, url = word.strip().partition("=") if _MARKED.match(word) else ("", "", word)
+            exchange = _exchange(name, source) if name else ""
+            if exchange in found:
+                raise _wrong(source, f"two URLs of {exchange or 'all exchanges'}: keep one")
+            found[exchange] = parse(url, source)
+    return found
+
+
+_MARKED = re.compile(r"\s*[A-Za-z_]+=")
 
 
 def _alerts(value: object, source: _Source) -> tuple[Rule, ...]:
@@ -582,8 +751,9 @@ _PARSERS: Mapping[str, Callable[[object, _Source], Any]] = {
     "symbols": _symbols,
     "top": _count,
     "redis_url": _redis_url,
-    "rest_url": _rest_url,
-    "websocket_url": _websocket_url,
+    "rest_url": _rest_urls,
+    "websocket_url": _websocket_urls,
+    "country": _country,
     "state_dir": _directory,
     "run_for": _seconds,
     "standby": _flag,

@@ -7,6 +7,7 @@ good. ``main`` is the process around it: signals, time limit, exit code.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -18,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import trio
@@ -28,7 +30,8 @@ from livermore.adapters.memory import give_back
 from livermore.adapters.redis import Redis
 from livermore.adapters.systemd import Notifier, status
 from livermore.adapters.valkey import open_private_valkey, revive_private_valkey
-from livermore.config import DEFAULT_TOP, Settings, channel_variables, manager
+from livermore.config import DEFAULT_TOP, Own, Settings, channel_variables, manager
+from livermore.dialect import Dialect
 from livermore.errors import (
     ConfigurationError,
     Fenced,
@@ -39,6 +42,7 @@ from livermore.errors import (
     TakenError,
     UnknownSymbol,
 )
+from livermore.exchanges import DIALECTS
 from livermore.exchanges import dialect as dialect_of
 from livermore.market.timeframe import Timeframe
 from livermore.runtime.backfill import Filled, Report, Wish, fill
@@ -57,8 +61,10 @@ REVIVE = 3.0
 """Seconds between two looks at whether the private Valkey answers."""
 TRIM = 10.0
 """Seconds between two times that memory nobody uses goes back to the system."""
-FOLLOWED = frozenset({"symbols", "top"})
-"""The settings that a reload follows."""
+FOLLOWED = frozenset({"symbols", "top", "own"})
+"""The settings that a reload follows, URLs of an exchange apart."""
+ENDS = (TakenError, UnknownSymbol, StoreUnusable, ConfigurationError, Refused)
+"""What only a person can mend: it ends a feed for good."""
 
 
 @attrs.frozen
@@ -70,11 +76,58 @@ class Running:
     followings: Sequence[Following]
     metrics_url: str = ""
     """Where metrics and health are served, if they are."""
+    endings: Endings = attrs.Factory(lambda: Endings(()))
+    """Which of the feeds ended for good."""
 
     @property
     def redis_url(self) -> str:
         """Where the candles are."""
         return self.redis.url
+
+
+@attrs.define
+class Endings:
+    """Feeds that ended for good beside others that go on."""
+
+    exchanges: Sequence[str]
+    errors: dict[str, LivermoreError] = attrs.Factory(dict)
+    """By exchange, in the order of their ends."""
+
+    def add(self, exchange: str, error: LivermoreError) -> None:
+        """Raises the first error when this was the last feed."""
+        self.errors[exchange] = error
+        if len(self.errors) == len(self.exchanges):
+            raise next(iter(self.errors.values()))
+
+
+@attrs.define
+class Unlisted:
+    """Symbols that are meant for whichever exchange lists them: one of them has to."""
+
+    exchanges: Sequence[str]
+    found: dict[str, Mapping[str, str]] = attrs.Factory(dict)
+    """Exchange -> what it does not list, with the message that says so."""
+    known: trio.Event = attrs.Factory(trio.Event)
+    """Every exchange has said what it lists."""
+
+    def hear(self, exchange: str, unlisted: Mapping[str, str]) -> None:
+        """What one exchange does not list."""
+        if exchange in self.exchanges:
+            self.found[exchange] = unlisted
+        if self.found and len(self.found) == len(self.exchanges):
+            self.known.set()
+
+    def check(self) -> None:
+        """Raises :class:`UnknownSymbol` for what none of them lists."""
+        first, *others = self.found.values()
+        for symbol, message in first.items():
+            if all(symbol in other for other in others):
+                raise UnknownSymbol(f"{message} (none of {', '.join(self.found)} lists it)")
+
+    async def watch(self) -> None:
+        """:meth:`check` it as soon as all is known."""
+        await self.known.wait()
+        self.check()
 
 
 T = TypeVar("T")
@@ -108,12 +161,15 @@ async def serve(
                 nursery.start_soon(
                     health.keep_health, listeners, settings.metrics_host, sources, random.random
                 )
-            followings = [Following(plan) for plan in plans(settings)]
+            endings = Endings(settings.exchanges)
+            unlisted = Unlisted([name for name in settings.exchanges if settings.of(name).shared])
+            nursery.start_soon(unlisted.watch)
+            followings = [Following(plan) for plan in plans(settings, unlisted)]
             for following in followings:
-                nursery.start_soon(keep_feeding, following, redis, feeds)
+                nursery.start_soon(keep_feeding, following, redis, feeds, settings.country, endings)
                 if any(rule.kind is Kind.BLIND and rule.enabled for rule in settings.alerts):
-                    nursery.start_soon(tell_blindness, following.plan.dialect.name, feeds)
-            task_status.started(Running(redis, feeds, followings, metrics_url))
+                    nursery.start_soon(tell_blindness, following.name, feeds)
+            task_status.started(Running(redis, feeds, followings, metrics_url, endings))
 
 
 async def keep_small() -> None:
@@ -142,9 +198,18 @@ async def keep_private_valkey(state_dir: Path, redis: Redis) -> None:
                 await trio.to_thread.run_sync(revive_private_valkey, state_dir)
 
 
-async def keep_feeding(following: Following, redis: Redis, feeds: dict[str, Feed]) -> None:
-    """One feed for good: a bug restarts it, what only a person can mend ends it."""
-    name = following.plan.dialect.name
+async def keep_feeding(
+    following: Following,
+    redis: Redis,
+    feeds: dict[str, Feed],
+    country: str | None,
+    endings: Endings,
+) -> None:
+    """One feed for good: a bug restarts it, what only a person can mend ends it.
+
+    The others go on. The end of the last one raises what ended the first.
+    """
+    name = following.name
     journal = Journal(name)
 
     async def live() -> None:
@@ -165,16 +230,42 @@ async def keep_feeding(following: Following, redis: Redis, feeds: dict[str, Feed
             report = feeds[name].report
             report.lost, report.again_at = why, trio.current_time() + wait
 
-    await following.run(
-        lambda: supervise(
-            f"feed {name}",
-            live,
-            journal,
-            chance=random.random,
-            failed=failed,
-            ends=(TakenError, UnknownSymbol, StoreUnusable, ConfigurationError, Refused),
+    ended: Exception | None = None
+    try:
+        check_served(following.plan.dialect, country)
+        await following.run(
+            lambda: supervise(
+                f"feed {name}", live, journal, chance=random.random, failed=failed, ends=ENDS
+            )
         )
+    except* ENDS as error:
+        ended = first_of(error)
+    assert isinstance(ended, LivermoreError)
+    if name not in feeds:
+        feeds[name] = Feed(following.plan, redis, random.random)
+    if len(endings.exchanges) > 1:
+        feeds[name].journal.warning(
+            "not followed any more", why=str(ended), next="restart once that is mended"
+        )
+    endings.add(name, ended)
+    await supervise(
+        f"status of {name}",
+        lambda: feeds[name].stay_ended(str(ended)),
+        journal,
+        chance=random.random,
     )
+
+
+def check_served(dialect: Dialect, country: str | None) -> None:
+    """Raises :class:`Refused` where ``dialect`` says that it does not serve ``country``."""
+    if country is None or dialect.geo.serves(country):
+        return
+    note = f" ({dialect.geo.note})" if dialect.geo.note else ""
+    other = DIALECTS.get(dialect.geo.alternative)
+    step = "leave it away (see: livermore exchanges)"
+    if other is not None and other.geo.serves(country):
+        step = f"use {other.title} instead: livermore run {other.name}"
+    raise Refused(f"{dialect.name}: {dialect.title} does not serve {country}{note}: {step}")
 
 
 async def tell_blindness(name: str, feeds: Mapping[str, Feed]) -> None:
@@ -210,33 +301,75 @@ async def reload(settings: Settings, again: Again, running: Running) -> Settings
     log = logging.getLogger("livermore")
     try:
         fresh = await trio.to_thread.run_sync(again)
-        count = fresh.top or DEFAULT_TOP
-        changed = {
-            field.name
-            for field in attrs.fields(Settings)
-            if field.eq and getattr(fresh, field.name) != getattr(settings, field.name)
-        }
-        lists = [
-            await following.listed(running.redis, fresh.symbols, count)
+        wanted = attrs.evolve(fresh, exchanges=settings.exchanges)
+        told = {name: wanted.of(name) for name in settings.exchanges}
+        changed = [
+            following
             for following in running.followings
-            if changed & FOLLOWED
+            if _followed(told[following.name]) != _followed(settings.of(following.name))
+            and following.name not in running.endings.errors
         ]
+        lists = [
+            await following.listed(running.redis, own.symbols, own.top or DEFAULT_TOP, own.shared)
+            for following, own in ((one, told[one.name]) for one in changed)
+        ]
+        unlisted = Unlisted([name for name, own in told.items() if own.shared])
+        for following, listed in zip(changed, lists, strict=True):
+            unlisted.hear(following.name, listed.unlisted)
+        if unlisted.known.is_set():
+            unlisted.check()
     except LivermoreError as error:
-        told = {"why": str(error), "next": "the old symbols stay; mend it and reload again"}
-        log.warning("not reloaded", extra={"fields": told})
+        why = {"why": str(error), "next": "the old symbols stay; mend it and reload again"}
+        log.warning("not reloaded", extra={"fields": why})
         return settings
-    for following, listed in zip(running.followings, lists, strict=False):
-        new, gone = following.change(fresh.symbols, count, listed)
-        journal = Journal(following.plan.dialect.name)
+    for following, listed in zip(changed, lists, strict=True):
+        own, symbols = told[following.name], [product.symbol for product in listed.products]
+        new, gone = following.change(own.symbols, own.top or DEFAULT_TOP, symbols, own.shared)
+        journal = Journal(following.name)
         some = {"new": ",".join(new) or "none", "gone": ",".join(gone) or "none"}
-        journal.info("symbols reloaded", symbols=len(listed), **some)
-    if not changed & FOLLOWED:
-        told = {"because": f"{fresh.symbols_by} names them"} if fresh.symbols_by else {}
-        log.info("the symbols stay as they are", extra={"fields": told})
-    if changed - FOLLOWED:
-        told = {"settings": ",".join(sorted(changed - FOLLOWED))}
-        log.warning("other changes need a restart", extra={"fields": told})
-    return attrs.evolve(settings, symbols=fresh.symbols, top=fresh.top)
+        journal.info("symbols reloaded", symbols=len(symbols), **some)
+    if not changed:
+        because = {"because": f"{fresh.symbols_by} names them"} if fresh.symbols_by else {}
+        log.info("the symbols stay as they are", extra={"fields": because})
+    if others := _others(settings, fresh):
+        log.warning(
+            "other changes need a restart", extra={"fields": {"settings": ",".join(others)}}
+        )
+    return attrs.evolve(
+        settings,
+        symbols=fresh.symbols,
+        top=fresh.top,
+        own={
+            name: attrs.evolve(
+                settings.own.get(name, Own()),
+                symbols=fresh.own.get(name, Own()).symbols,
+                top=fresh.own.get(name, Own()).top,
+            )
+            for name in settings.own.keys() | fresh.own.keys()
+        },
+    )
+
+
+def _followed(own: Own) -> tuple[object, ...]:
+    """What a reload follows."""
+    return own.symbols, own.top, own.shared
+
+
+def _others(settings: Settings, fresh: Settings) -> list[str]:
+    """What changed and is followed by no reload, by name."""
+    names = {
+        field.name
+        for field in attrs.fields(Settings)
+        if field.eq
+        and field.name not in FOLLOWED
+        and getattr(fresh, field.name) != getattr(settings, field.name)
+    }
+    for name in settings.exchanges:
+        before, after = settings.own.get(name, Own()), fresh.own.get(name, Own())
+        for key in ("rest_url", "websocket_url"):
+            if getattr(before, key) != getattr(after, key):
+                names.add(f"{key} of {name}")
+    return sorted(names)
 
 
 @contextlib.asynccontextmanager
@@ -267,19 +400,21 @@ async def open_store(settings: Settings) -> AsyncIterator[Redis]:
         yield redis
 
 
-def plans(settings: Settings) -> Iterator[Plan]:
-    """One plan per exchange of the settings."""
+def plans(settings: Settings, unlisted: Unlisted | None = None) -> Iterator[Plan]:
+    """One plan per exchange of the settings; ``unlisted`` hears what their feeds do not find."""
     host, pid = socket.gethostname(), os.getpid()
     channels = open_channels(settings.channels, channel_variables(settings.channels))
     started = datetime.now(UTC)
     for name in settings.exchanges:
-        dialect = dialect_of(name)
+        dialect, own = dialect_of(name), settings.of(name)
         yield Plan(
             dialect=dialect,
-            websocket_url=settings.websocket_url or dialect.websocket_url,
-            rest_url=settings.rest_url or dialect.rest_url,
-            symbols=settings.symbols,
-            top=settings.top or DEFAULT_TOP,
+            websocket_url=websocket_address(dialect, own.websocket_url),
+            rest_url=own.rest_url or dialect.rest_url,
+            symbols=own.symbols,
+            top=own.top or DEFAULT_TOP,
+            shared=own.shared,
+            unlisted=functools.partial(unlisted.hear, name) if unlisted else lambda unlisted: None,
             bans=Bans.of(settings.state_dir, name),
             standby=settings.standby,
             state_dir=settings.state_dir,
@@ -294,6 +429,14 @@ def plans(settings: Settings) -> Iterator[Plan]:
                 "started": int(started.timestamp() * 1000),
             },
         )
+
+
+def websocket_address(dialect: Dialect, url: str | None) -> str:
+    """Where sockets are opened: a ``url`` without a path stands in for the exchange's own."""
+    parts = urlsplit(url or dialect.websocket_url)
+    if parts.path in ("", "/") and dialect.websocket_path:
+        parts = parts._replace(path=dialect.websocket_path)
+    return urlunsplit(parts)
 
 
 @attrs.frozen(kw_only=True)
@@ -312,6 +455,7 @@ def backfill(settings: Settings, request: BackfillRequest, report: Report) -> Fi
 
     async def run() -> Filled:
         plan = next(plans(attrs.evolve(settings, exchanges=(request.exchange,))))
+        check_served(plan.dialect, settings.country)
         async with open_store(settings) as redis:
             return await fill(
                 redis,
@@ -351,6 +495,7 @@ def verify(settings: Settings, request: VerifyRequest, report: Report) -> Certif
 
     async def run() -> Certified:
         plan = next(plans(attrs.evolve(settings, exchanges=(request.exchange,))))
+        check_served(plan.dialect, settings.country)
         async with open_store(settings) as redis:
             return await certificates(
                 redis,

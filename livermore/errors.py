@@ -67,7 +67,14 @@ class UnknownSymbol(LivermoreError):
 
 
 class ConnectionLost(LivermoreError):
-    """A socket closed, broke or could not be opened."""
+    """A socket closed, broke or could not be opened.
+
+    ``status`` is that of HTTP where the upgrade was refused with one.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Stalled(ConnectionLost):

@@ -36,7 +36,7 @@ from talipp.ohlcv import OHLCV
 
 from livermore.market.timeframe import Timeframe
 from livermore.signals.macdv import advance, replay
-from livermore.signals.reading import build_readings, decode_reading
+from livermore.signals.reading import build_readings, decode_reading, encode_reading
 from livermore.signals.rules import DEFAULT_RULES, Memory, Point, adopt, evaluate
 from livermore.signals.stage import STAGES, stages
 from livermore.signals.state import Floats, Ints, States
@@ -388,7 +388,7 @@ def time_readings(n: int, repeats: int) -> Times:
             timeframes=[TF] * n,
             revisions=[0] * n,
         )
-        return [text for _, text in built]
+        return [encode_reading(reading, state) for reading, state in built]
 
     texts = encode()
     functions = {"encode": encode, "decode": lambda: [decode_reading(text) for text in texts]}

@@ -258,6 +258,10 @@ class Edge:
     before: bytes
 
 
+APPENDED = "a"
+"""The codes of what nearly every write brings: one new newest candle."""
+
+
 @attrs.frozen
 class Written:
     """What the script made of a batch. ``codes`` has one letter per candle, see ``candles.lua``."""
@@ -274,10 +278,12 @@ class Written:
     @property
     def appended_only(self) -> bool:
         """Whether nothing happened but new newest candles (or nothing at all)."""
-        return not set(self.codes) - {"a", "s", "v", "w", "t", "o"}
+        return self.codes == APPENDED or not self.codes.strip("asvwto")
 
     def having(self, codes: str) -> list[Candle]:
         """The candles that got one of ``codes``."""
+        if len(self.codes) == 1:
+            return [*self.candles] if self.codes in codes else []
         return [c for c, code in zip(self.candles, self.codes, strict=True) if code in codes]
 
 

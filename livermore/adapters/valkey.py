@@ -56,6 +56,12 @@ GIVE_UP_LOCKING_AFTER = LOADED_WITHIN + READY_WITHIN + STOPPED_WITHIN
 SOCKET_MISSED_FOR = 2.0
 """Seconds after which a living server without its socket file counts as unreachable for good."""
 
+ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=1000"}
+"""All that the server is given of one: it outlives us and needs no secret of ours. The wheel's has
+the allocator of the C library, which keeps seven free blocks of a size at hand; a burst of scripts
+uses hundreds, and took twice as long (*measured*). Other C libraries do not look at it.
+"""
+
 PAUSE = 0.02
 LOG_KEPT = 1 << 20
 
@@ -351,6 +357,7 @@ def _spawn(places: Places) -> None:
             [binary, *server_arguments(places)],
             pass_fds=(alive,),
             cwd=places.directory,
+            env=ENVIRONMENT,
             umask=0o077,
             start_new_session=True,  # a Ctrl-C of ours is not its own
             stdin=subprocess.DEVNULL,

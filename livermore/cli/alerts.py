@@ -97,43 +97,49 @@ def alerts(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with new ones until Ctrl-C.")
     ] = False,
-    exchange: Exchange = "coinbase",
+    exchange: Exchange = None,
     json: Json = False,
 ) -> int:
-    """List alerts, and whether they were sent."""
-    name = options.known_exchange(exchange)
-    only = None if symbol is None else options.symbol(symbol)
+    """List alerts, and whether they were sent: of several exchanges one after the other."""
+    only, given = options.limits(symbol, exchange)
     settings = place.settings()
     with store.open_store(settings) as client:
-        status = store.read_status(client, name)
-        if only is not None:
-            only = store.known_symbol(client, name, only, status)
-        wanted = Wanted(times.since(since, store.now(status)), only, rule)
-        found = look(client, name, wanted)
-        if json:
-            for row in found.rows:
-                output.document(_document(row, found))
-        elif follow:
-            for row in found.rows:
-                output.line(_line(row))
-        else:
-            _show(found, wanted)
+        chosen = store.look_at(client, settings, only, given)
+        several, looked = len(chosen) > 1, dict[str, tuple[Wanted, Found]]()
+        for name, known, status in chosen:
+            wanted = Wanted(times.since(since, store.now(status)), known, rule)
+            found = look(client, name, wanted)
+            looked[name] = wanted, found
+            if json:
+                for row in found.rows:
+                    output.document(_document(row, found))
+            elif follow:
+                for row in found.rows:
+                    output.line(_line(row, several=several))
+            else:
+                if several:
+                    output.line(f"{name}:")
+                _show(found, wanted)
+            if status is None:
+                output.say(f"no daemon is running for {name} now: nothing new is found")
+            elif (why := doubt(name, status)) is not None:
+                output.say(why)
         names = [known.name for known in settings.alerts]
-        if rule is not None and rule not in (*names, *BLIND) and not found.rows:
+        nothing = not any(found.rows for _, found in looked.values())
+        if rule is not None and rule not in (*names, *BLIND) and nothing:
             output.say(f"no rule is called {rule} here: {', '.join(names) or 'there is none'}")
-        if status is None:
-            output.say(f"no daemon is running for {name} now: nothing new is found")
-        elif (why := doubt(name, status)) is not None:
-            output.say(why)
         if follow:
             try:
-                for row in _new(client, name, found.last):
+                for name, row in _new(
+                    client, {at: found.last for at, (_, found) in looked.items()}
+                ):
+                    wanted, found = looked[name]
                     if not wanted.fits(row.entry):
                         continue
                     if json:
                         output.document(_document(row, attrs.evolve(found, rows=[row])))
                     else:
-                        output.line(_line(row))
+                        output.line(_line(row, several=several))
             except KeyboardInterrupt:
                 return 0
     return 0
@@ -211,13 +217,16 @@ def look(client: Client, exchange: str, wanted: Wanted) -> Found:
     return Found(rows, marks, last, damaged)
 
 
-def _new(client: Client, exchange: str, last: str) -> Iterator[Row]:
+def _new(client: Client, last: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
+    """What comes behind the ``last`` stream ids by exchange, with the exchange it is of."""
     from livermore.adapters import outbox
 
-    away = ""
+    seen, away = dict(last), ""
     while True:
+        calls = [outbox.after(exchange, stream_id) for exchange, stream_id in seen.items()]
+        pages: Sequence[Any]
         try:
-            page = client.one(*outbox.after(exchange, last))
+            pages = client.run(calls)
             away = ""
         except StoreUnusable:
             raise
@@ -225,14 +234,15 @@ def _new(client: Client, exchange: str, last: str) -> Iterator[Row]:
             if not away:
                 output.say(f"livermore: {error}; trying again")
             away = str(error)
-            page = []
-        for stream_id, row in zip(outbox.ids(page), outbox.rows(page), strict=True):
-            last = stream_id
-            if isinstance(row, MalformedMessage):
-                output.say(str(row))
-            else:
-                yield row
-        if not page:
+            pages = [()] * len(calls)
+        for exchange, page in zip(list(seen), pages, strict=True):
+            for stream_id, row in zip(outbox.ids(page), outbox.rows(page), strict=True):
+                seen[exchange] = stream_id
+                if isinstance(row, MalformedMessage):
+                    output.say(str(row))
+                else:
+                    yield exchange, row
+        if not any(pages):
             time.sleep(PAUSE)
 
 
@@ -325,9 +335,14 @@ def _cells(row: Row, found: Found, *, narrow: bool) -> dict[str, str | Text]:
     }
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, *, several: bool = False) -> str:
+    from livermore.signals.alert import Withdrawal
+
     alert = alert_of(row.entry)
     moment = times.iso(row.entry.triggered // 1000 * 1000)
+    if several:
+        entry = row.entry.alert if isinstance(row.entry, Withdrawal) else row.entry
+        moment += f" {entry.source_exchange_id:<10}"
     if alert is None:
         return f"{moment} {'–':<12} {'–':<3} {_plain(what_of(row.entry))}"
     return (

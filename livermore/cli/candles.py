@@ -6,11 +6,10 @@ import csv
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import attrs
 import typer
 
 from livermore.cli import options, output, store, times
-from livermore.cli.options import Exchange, Json, Place, placed
+from livermore.cli.options import Json, OneExchange, Place, placed
 from livermore.errors import UsageError
 from livermore.market.candle import Candle, Series
 from livermore.market.timeframe import Timeframe
@@ -34,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def candles(
     place: Place,
-    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Such as BTC-USD.")],
+    symbol: options.SymbolArgument,
     timeframe: Annotated[str, typer.Argument(metavar="TF", help="5m, 15m, 1h, 4h or 1d.")],
     last: Annotated[
         str | None, typer.Option(metavar="N|all", help="Only the newest N.  [default: 20]")
@@ -42,21 +41,19 @@ def candles(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="From 2h ago, or 2026-01-02T03:00:00Z, on.")
     ] = None,
-    exchange: Exchange = "coinbase",
+    exchange: OneExchange = None,
     json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
 ) -> int:
     """Show the closed candles of a series, oldest first."""
     if json and as_csv:
         raise UsageError("--json and --csv exclude each other")
-    series = Series(
-        options.known_exchange(exchange), options.symbol(symbol), Timeframe.parse(timeframe)
-    )
+    wanted, length = options.marked(symbol, exchange), Timeframe.parse(timeframe)
     count = _count(last, since)
-    with store.open_store(place.settings()) as client:
-        status = store.read_status(client, series.exchange)
-        name = store.known_symbol(client, series.exchange, series.symbol, status)
-        series = attrs.evolve(series, symbol=name)
+    settings = place.settings()
+    with store.open_store(settings) as client:
+        where, name, status = store.find(client, settings, *wanted)
+        series = Series(where, name, length)
         found, damaged = _read(client, series, since, count, store.now(status))
     if json:
         output.document(

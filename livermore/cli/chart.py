@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import attrs
 import typer
 
 from livermore.cli import latest, options, output, store
 from livermore.cli.gaps import ALLOWANCE
-from livermore.cli.options import Exchange, Place, placed
+from livermore.cli.options import OneExchange, Place, placed
 from livermore.cli.store import Status
 from livermore.errors import LivermoreError, UsageError
 from livermore.market.candle import Series
@@ -35,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def chart(
     place: Place,
-    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Such as BTC-USD.")],
+    symbol: options.SymbolArgument,
     timeframe: Annotated[str, typer.Argument(metavar="TF", help="5m, 15m, 1h, 4h or 1d.")],
     out: Annotated[
         str | None,
@@ -52,7 +51,7 @@ def chart(
     size: Annotated[
         str, typer.Option("--size", metavar="WxH", help="Of the picture, in pixels.")
     ] = "800x500",
-    exchange: Exchange = "coinbase",
+    exchange: OneExchange = None,
 ) -> int:
     """Draw closed candles with volume, MACD-V, its signal and its histogram."""
     pixels = _size(size)
@@ -62,16 +61,14 @@ def chart(
         raise UsageError("-o - would fill the terminal with a PNG: add > chart.png, or drop -o -")
     if out not in (None, STDOUT) and Path(str(out)).suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"-o {out}: a chart is a .png or an .svg file")
-    series = Series(
-        options.known_exchange(exchange), options.symbol(symbol), Timeframe.parse(timeframe)
-    )
-    with store.open_store(place.settings()) as client:
+    wanted, length = options.marked(symbol, exchange), Timeframe.parse(timeframe)
+    settings = place.settings()
+    with store.open_store(settings) as client:
         from livermore.adapters.chart import stored
         from livermore.adapters.store import whole
 
-        status = store.read_status(client, series.exchange)
-        name = store.known_symbol(client, series.exchange, series.symbol, status)
-        series = attrs.evolve(series, symbol=name)
+        where, name, status = store.find(client, settings, *wanted)
+        series = Series(where, name, length)
         found = stored(series, client.run([whole(series)])[0], bars)
     if found.damaged:
         output.say(

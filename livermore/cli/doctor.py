@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
-from livermore.cli import options, output, times
+from livermore.cli import options, output, store, times
 from livermore.cli.options import Json, Place, placed
 from livermore.errors import (
     ConfigurationError,
     ConnectionLost,
     LivermoreError,
     MalformedMessage,
+    Refused,
     StoreError,
 )
 
@@ -53,6 +54,8 @@ class Finding:
     verdict: str
     text: str
     step: str | None = None
+    exchange: str | None = None
+    """None where it is about this machine or Redis."""
 
 
 def register(app: typer.Typer) -> None:
@@ -66,17 +69,39 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     place: Place,
-    exchange: options.Exchange = "coinbase",
+    exchange: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exchange",
+            "-e",
+            metavar="NAME",
+            help="The way to this one (repeatable).  [default: those of the settings, or coinbase]",
+        ),
+    ] = None,
+    country: options.Country = None,
     rest_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Another REST server, such as a simulator.")
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Another REST server, such as a simulator; of several exchanges "
+            "coinbase=URL (repeatable).",
+        ),
     ] = None,
     websocket_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Another WebSocket server.")
+        list[str] | None, typer.Option(metavar="URL", help="Another WebSocket server, likewise.")
     ] = None,
     json: Json = False,
 ) -> int:
     """Check this machine, Redis and the way to the exchange."""
-    settings = place.settings(exchanges=(exchange,), rest_url=rest_url, websocket_url=websocket_url)
+    settings = place.settings(
+        exchanges=tuple(exchange) if exchange else None,
+        country=country,
+        rest_url=rest_url or None,
+        websocket_url=websocket_url or None,
+    )
+    if not settings.exchanges:
+        settings = attrs.evolve(settings, exchanges=(store.DEFAULT_EXCHANGE,))
+    settings.check_exchanges()
     found: list[Finding] = []
     if not json and sys.stdout.isatty():
         # Some answers take seconds: show each as it comes.
@@ -101,7 +126,9 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield state_directory(settings.state_dir)
     yield from redis_server(settings)
     for name in settings.exchanges:
-        yield from exchange_endpoints(settings, dialect(name))
+        for finding in exchange_endpoints(settings, dialect(name)):
+            text = f"{name}: {finding.text}" if len(settings.exchanges) > 1 else finding.text
+            yield attrs.evolve(finding, text=text, exchange=name)
 
 
 def _rows(found: list[Finding]) -> list[dict[str, Any]]:
@@ -226,7 +253,8 @@ def judged(
 
 def planned_bytes(settings: Settings) -> int:
     """Memory the followed series will take when they are full."""
-    symbols = len(settings.symbols) if settings.symbols is not None else settings.top or 0
+    told = [settings.of(name) for name in settings.exchanges or ("",)]
+    symbols = sum(len(own.symbols) if own.symbols is not None else own.top or 0 for own in told)
     return symbols * SERIES_PER_SYMBOL * KEPT * CANDLE_BYTES
 
 
@@ -243,8 +271,18 @@ def exchange_endpoints(settings: Settings, dialect: Dialect) -> Iterator[Finding
     """Whether REST and WebSocket answer, and how far our clock is off."""
     import trio
 
-    yield from trio.run(_rest_time, settings.rest_url or dialect.rest_url, dialect)
-    yield trio.run(_socket_opens, settings.websocket_url or dialect.websocket_url, dialect)
+    from livermore import daemon
+
+    if settings.country is not None:
+        try:
+            daemon.check_served(dialect, settings.country)
+        except Refused as error:
+            yield Finding("country", FAIL, str(error), "see: livermore exchanges")
+            return
+        yield Finding("country", PASS, f"nothing is known against {settings.country}")
+    own = settings.of(dialect.name)
+    yield from trio.run(_rest_time, own.rest_url or dialect.rest_url, dialect)
+    yield trio.run(_socket_opens, daemon.websocket_address(dialect, own.websocket_url), dialect)
 
 
 STEP = "check network, DNS, firewall and certificates; a proxy is not used"
@@ -261,7 +299,9 @@ async def _rest_time(url: str, dialect: Dialect) -> list[Finding]:
             after = time.time() * 1000
         refusal = dialect.refusal(reply.status, reply.headers, reply.body)
         if refusal is not None:
-            return [Finding("REST", FAIL, f"{url} refuses: {refusal}", "wait, then try again")]
+            final = isinstance(refusal, Refused)
+            step = "another exchange, see: livermore exchanges" if final else "wait, then try again"
+            return [Finding("REST", FAIL, f"{url} refuses: {refusal}", step)]
         theirs = dialect.read_time(reply.body)
     except MalformedMessage as error:
         return [Finding("REST", FAIL, f"{url} is not {dialect.title}: {error}", STEP)]

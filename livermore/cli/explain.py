@@ -12,7 +12,7 @@ import typer
 
 from livermore.cli import latest, options, output, store, times
 from livermore.cli.gaps import ALLOWANCE
-from livermore.cli.options import Exchange, Json, Place, placed
+from livermore.cli.options import Json, OneExchange, Place, placed
 from livermore.cli.store import Status
 from livermore.errors import MalformedMessage, StoreError, UsageError
 from livermore.market.candle import Candle, Evidence, Kind, Series
@@ -75,7 +75,7 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     place: Place,
-    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Such as BTC-USD.")],
+    symbol: options.SymbolArgument,
     timeframe: Annotated[str, typer.Argument(metavar="TF", help="5m, 15m, 1h, 4h or 1d.")],
     time: Annotated[
         str | None,
@@ -89,20 +89,18 @@ def explain(
     candles: Annotated[
         str, typer.Option("--candles", metavar="N|all", help="How many of the candles to list.")
     ] = "10",
-    exchange: Exchange = "coinbase",
+    exchange: OneExchange = None,
     json: Json = False,
 ) -> int:
     """Show every term of a reading, the candles it rests on and what is uncertain about it."""
     from livermore.signals import explanation
 
     shown = _count(candles)
-    series = Series(
-        options.known_exchange(exchange), options.symbol(symbol), Timeframe.parse(timeframe)
-    )
-    with store.open_store(place.settings()) as client:
-        status = store.read_status(client, series.exchange)
-        name = store.known_symbol(client, series.exchange, series.symbol, status)
-        series = attrs.evolve(series, symbol=name)
+    wanted, length = options.marked(symbol, exchange), Timeframe.parse(timeframe)
+    settings = place.settings()
+    with store.open_store(settings) as client:
+        where, name, status = store.find(client, settings, *wanted)
+        series = Series(where, name, length)
         found = read_stored(client, series)
     now = latest.clock(status)
     found_at = choose(found, time, now)

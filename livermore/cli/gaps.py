@@ -83,33 +83,36 @@ def gaps(
     ended: Annotated[
         bool, typer.Option("--ended", help="Also those that were filled or given up.")
     ] = False,
-    exchange: Exchange = "coinbase",
+    exchange: Exchange = None,
     json: Json = False,
 ) -> int:
     """List the candles that should be stored and are not."""
     wanted = set(options.timeframes(timeframe))
-    name = options.known_exchange(exchange)
-    only = None if symbol is None else options.symbol(symbol)
-    with store.open_store(place.settings()) as client:
-        status = store.read_status(client, name)
-        if only is not None:
-            only = store.known_symbol(client, name, only, status)
-        chosen = [
-            series
-            for series in store.followed(client, name, status)
-            if series.timeframe in wanted and only in (None, series.symbol)
-        ]
-        now = store.now(status)
-        found = look(client, name, chosen, times.since(since, now), now)
-    if json:
-        output.document(_document(found, ended=ended))
-    else:
-        if ended:
-            _show_ended(found.ended)
-        _show(found, now)
-    if status is not None and status.words.state not in (None, "live"):
-        output.say(f"{name} is {status.words.state}: {status.words.note or 'no reason is given'}")
-    return REMAIN if found.missing or found.unasked else 0
+    only, given = options.limits(symbol, exchange)
+    settings, remain = place.settings(), False
+    with store.open_store(settings) as client:
+        chosen = store.look_at(client, settings, only, given)
+        for name, known, status in chosen:
+            series = [
+                one
+                for one in store.followed(client, name, status)
+                if one.timeframe in wanted and known in (None, one.symbol)
+            ]
+            now = store.now(status)
+            found = look(client, name, series, times.since(since, now), now)
+            remain = remain or bool(found.missing or found.unasked)
+            if json:
+                output.document(_document(found, ended=ended))
+            else:
+                if len(chosen) > 1:
+                    output.line(f"{name}:")
+                if ended:
+                    _show_ended(found.ended)
+                _show(found, now)
+            if status is not None and status.words.state not in (None, "live"):
+                note = status.words.note or "no reason is given"
+                output.say(f"{name} is {status.words.state}: {note}")
+    return REMAIN if remain else 0
 
 
 def look(client: Client, exchange: str, chosen: Sequence[Series], since: int, now: int) -> Findings:

@@ -128,7 +128,7 @@ def indicators(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Renew it every 2 seconds, until Ctrl-C.")
     ] = False,
-    exchange: Exchange = "coinbase",
+    exchange: Exchange = None,
     json: Json = False,
 ) -> int:
     """Show MACD-V and stage of every symbol in every timeframe."""
@@ -138,20 +138,25 @@ def indicators(
         raise UsageError(f"unknown stage {stage!r}: use one of {', '.join(Stage)}")
     if sort not in ORDERS:
         raise UsageError(f"--sort {sort}: use one of {', '.join(ORDERS)}")
-    wanted = Wanted(
-        options.known_exchange(exchange),
-        None if symbol is None else options.symbol(symbol),
-        options.timeframes(timeframe),
-        stage,
-        sort,
-    )
+    only, given = options.limits(symbol, exchange)
+    wanted = Wanted(given or "", only, options.timeframes(timeframe), stage, sort)
+    settings = place.settings()
+    with store.open_store(settings) as client:
+        if watch:
+            name = store.sole_exchange(client, settings, given)
+            names = [(name, only)]
+        else:
+            names = [(at, name) for at, name, _ in store.look_at(client, settings, only, given)]
     if watch:
-        return _watch(place, wanted, json=json, why=why)
-    board = _read(place, wanted)
-    if json:
-        output.document(document(board))
-    else:
-        _print(board, wanted, why=why)
+        return _watch(place, attrs.evolve(wanted, exchange=names[0][0]), json=json, why=why)
+    for name, known in names:
+        board = _read(place, attrs.evolve(wanted, exchange=name, symbol=known))
+        if json:
+            output.document(document(board))
+        else:
+            if len(names) > 1:
+                output.line(f"{name}:")
+            _print(board, wanted, why=why)
     return 0
 
 

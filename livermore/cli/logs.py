@@ -110,8 +110,8 @@ async def show_history(console: Console, feeds: Mapping[str, Feed]) -> None:
 
 
 def _loads(feed: Feed) -> bool:
-    """Whether a history is on its way: not to one that stands by."""
-    return not feed.history_whole and not feed.report.standby
+    """Whether a history is on its way: not to one that stands by, or has ended."""
+    return not (feed.history_whole or feed.report.standby or feed.report.ended)
 
 
 def _shown(value: object) -> str:

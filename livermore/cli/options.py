@@ -31,7 +31,29 @@ ConfigFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Exchange = Annotated[
-    str, typer.Option("--exchange", "-e", metavar="NAME", help="The exchange to look at.")
+    str | None,
+    typer.Option(
+        "--exchange", "-e", metavar="NAME", help="Only this exchange.  [default: all that run]"
+    ),
+]
+OneExchange = Annotated[
+    str | None,
+    typer.Option(
+        "--exchange", "-e", metavar="NAME", help="The exchange.  [default: the one that runs]"
+    ),
+]
+Country = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CODE",
+        help="Where you are, such as US: exchanges that do not serve it are not asked.",
+    ),
+]
+SymbolArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SYMBOL", help="Such as BTC-USD, or BTC-USDT@binance where several exchanges run."
+    ),
 ]
 Symbol = Annotated[
     str | None, typer.Option("--symbol", "-s", metavar="SYMBOL", help="Only this symbol.")
@@ -91,6 +113,26 @@ def known_exchange(name: str) -> str:
     from livermore.exchanges import dialect
 
     return dialect(name).name
+
+
+def marked(text: str, exchange: str | None) -> tuple[str, str | None]:
+    """Symbol and exchange of ``BTC-USDT@binance``, or of a symbol and ``--exchange``.
+
+    Raises :class:`UsageError` for what is neither, and where they contradict each other.
+    """
+    name, mark, where = text.partition("@")
+    wanted = None if exchange is None else known_exchange(exchange)
+    found = known_exchange(where) if mark else wanted
+    if wanted not in (None, found):
+        raise UsageError(f"{text} and --exchange {wanted} contradict each other")
+    return symbol(name), found
+
+
+def limits(text: str | None, exchange: str | None) -> tuple[str | None, str | None]:
+    """As :func:`marked`, of options that may both be left away."""
+    if text is not None:
+        return marked(text, exchange)
+    return None, None if exchange is None else known_exchange(exchange)
 
 
 def timeframes(text: str | None) -> tuple[Timeframe, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from livermore.cli import options, output, store, times
-from livermore.cli.options import Exchange, Json, Place, placed
+from livermore.cli.options import Json, OneExchange, Place, placed
 from livermore.errors import NotRunning, UsageError
 from livermore.market.gap import Gap
 
@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
     app.command(
         "run",
         epilog="Example: `livermore run coinbase`, "
-        "`livermore run coinbase --symbols BTC-USD,ETH-USD --for 60s`",
+        "`livermore run coinbase --symbols BTC-USD,ETH-USD --for 60s`, "
+        "`livermore run coinbase binance --symbols BTC-USD,BTC-USDT@binance`. "
+        "Of several exchanges one that will not serve us is left out, and the others go on.",
     )(placed(run))
     app.command(
         "backfill",
@@ -38,14 +40,22 @@ def register(app: typer.Typer) -> None:
 def run(
     place: Place,
     exchanges: Annotated[
-        list[str] | None, typer.Argument(metavar="EXCHANGE", help="Such as coinbase.")
+        list[str] | None,
+        typer.Argument(metavar="EXCHANGE", help="Such as coinbase (see: livermore exchanges)."),
     ] = None,
     symbols: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Follow these, such as BTC-USD,ETH-USD.")
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Follow these, such as BTC-USD,ETH-USD: of several exchanges, wherever they are "
+            "listed; BTC-USDT@binance there alone.",
+        ),
     ] = None,
     top: Annotated[
-        str | None, typer.Option(metavar="N", help="Follow the N most traded.  [default: 50]")
+        str | None,
+        typer.Option(metavar="N", help="Follow the N most traded of each.  [default: 50]"),
     ] = None,
+    country: options.Country = None,
     run_for: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="End cleanly after 60s, 2h, …")
     ] = None,
@@ -58,10 +68,15 @@ def run(
         ),
     ] = None,
     rest_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Another REST server, such as a simulator.")
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Another REST server, such as a simulator; of several exchanges "
+            "coinbase=URL (repeatable).",
+        ),
     ] = None,
     websocket_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Another WebSocket server.")
+        list[str] | None, typer.Option(metavar="URL", help="Another WebSocket server, likewise.")
     ] = None,
     json_logs: Annotated[
         bool | None,
@@ -86,14 +101,16 @@ def run(
 ) -> int:
     """Follow exchanges until stopped: candles and readings into Redis, closes on pub/sub."""
     read = functools.partial(
-        place.settings,
+        _checked,
+        place,
         exchanges=tuple(exchanges) if exchanges else None,
         symbols=symbols,
         top=top,
+        country=country,
         run_for=run_for,
         standby=standby,
-        rest_url=rest_url,
-        websocket_url=websocket_url,
+        rest_url=rest_url or None,
+        websocket_url=websocket_url or None,
         json_logs=json_logs,
         log_level=log_level,
         metrics_port=metrics_port,
@@ -115,6 +132,12 @@ def run(
     return 0
 
 
+def _checked(place: Place, **flags: object) -> Settings:
+    settings = place.settings(**flags)
+    settings.check_exchanges()
+    return settings
+
+
 def backfill(
     place: Place,
     symbol: Annotated[
@@ -130,16 +153,17 @@ def backfill(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be asked for.")
     ] = False,
-    exchange: Exchange = "coinbase",
+    exchange: OneExchange = None,
     rest_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Another REST server, such as a simulator.")
     ] = None,
+    country: options.Country = None,
     json: Json = False,
 ) -> int:
     """Fill gaps now: by the running daemon, or, where none runs, by this command."""
     from livermore import daemon
 
-    settings = place.settings(exchanges=(exchange,), rest_url=rest_url)
+    settings = store.of_one(place, exchange, country=country, rest_url=rest_url)
     name = settings.exchanges[0]
     named = tuple(options.symbol(part) for text in symbol or () for part in text.split(","))
     known, now = _known(settings, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
@@ -16,6 +16,8 @@ from livermore.cli.options import Exchange, Json, Place, TimeframeName, placed
 from livermore.errors import UsageError
 
 if TYPE_CHECKING:
+    from livermore.adapters.redis import Client
+    from livermore.market.timeframe import Timeframe
     from livermore.signals.reading import Reading
 
 
@@ -50,7 +52,7 @@ def scan(
     ] = "150",
     within: Annotated[float, typer.Option(metavar="POINTS", help="How close is close.")] = 10,
     timeframe: TimeframeName = None,
-    exchange: Exchange = "coinbase",
+    exchange: Exchange = None,
     json: Json = False,
 ) -> int:
     """List the symbols whose MACD-V is close to a level, nearest first."""
@@ -58,12 +60,30 @@ def scan(
     if not 0 <= within < math.inf:
         raise UsageError(f"--within {within:g}: write a number of points from 0 up")
     wanted = options.timeframes(timeframe)
-    name = options.known_exchange(exchange)
-    with store.open_store(place.settings()) as client:
-        status = store.read_status(client, name)
-        chosen = [s for s in latest.followed(client, name, status) if s.timeframe in wanted]
-        now = latest.clock(status)
-        readings = latest.read_latest(client, chosen, now)
+    settings = place.settings()
+    _, given = options.limits(None, exchange)
+    with store.open_store(settings) as client:
+        names = store.exchanges(client, settings, given)
+        for name in names:
+            if len(names) > 1 and not json:
+                output.line(f"{name}:")
+            _scan(client, name, wanted, levels, within, json=json)
+    return 0
+
+
+def _scan(
+    client: Client,
+    name: str,
+    wanted: Collection[Timeframe],
+    levels: Sequence[float],
+    within: float,
+    *,
+    json: bool,
+) -> None:
+    status = store.read_status(client, name)
+    chosen = [s for s in latest.followed(client, name, status) if s.timeframe in wanted]
+    now = latest.clock(status)
+    readings = latest.read_latest(client, chosen, now)
     hits, left_out = close_to(readings, levels, within)
     if json:
         output.document(
@@ -83,7 +103,6 @@ def scan(
         output.line(summary(hits, len(readings), left_out, levels, within))
     if (why := latest.doubt(name, status)) is not None:
         output.say(why)
-    return 0
 
 
 def close_to(

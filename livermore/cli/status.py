@@ -33,7 +33,7 @@ EARLIEST = 1_000_000_000_000
 AWAY = (NotRunning, StoreError, MalformedMessage)
 """What may pass while one watches."""
 
-COLOURS = {"live": "green", "blind": "red"}
+COLOURS = {"live": "green", "blind": "red", "ended": "red"}
 """Every other state is yellow."""
 TIMES = frozenset({"since", "clock", "started", "newest_close"})
 """Fields that hold epoch ms, in the status and in its connections."""
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "status",
-        epilog="Example: `livermore status --watch`, `livermore status --json`. "
+        epilog="Example: `livermore status --watch`, `livermore status -e binance --json`. "
         "Exit code 3 when no daemon is running.",
     )(placed(status))
 
@@ -53,19 +53,47 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Renew it every second, until Ctrl-C.")
     ] = False,
-    exchange: Exchange = "coinbase",
+    exchange: Exchange = None,
     json: Json = False,
 ) -> int:
-    """Show whether we see the market, and if not, since when and why."""
-    name = options.known_exchange(exchange)
+    """Show whether we see the market, and if not, since when and why.
+
+    Of several exchanges that run, one after the other; with --json one line each.
+    """
+    given = None if exchange is None else options.known_exchange(exchange)
     if watch:
-        return _watch(place, name, json)
-    found = _read(place, name)
-    if json:
-        output.document(document(found))
-    else:
-        output.show(panel(name, found), most=MOST_COLUMNS)
+        return _watch(place, given, json)
+    for name, found in _read_all(place, given):
+        if json:
+            output.document(document(found))
+        else:
+            output.show(panel(name, found), most=MOST_COLUMNS)
     return 0
+
+
+def _read_all(place: Place, given: str | None) -> list[tuple[str, Status]]:
+    """Of the ``given`` exchange, or of all that run; raises :class:`NotRunning` for none."""
+    return [(name, _read(place, name)) for name in _names(place, given)]
+
+
+def _names(place: Place, given: str | None) -> list[str]:
+    """The exchanges to look at: where none runs, the first one that might."""
+    if given is not None:
+        return [given]
+    from livermore.exchanges import DIALECTS
+
+    settings, found, trouble = place.settings(), list[str](), None
+    try:
+        with store.open_store(settings) as client:
+            found = store.running(client)
+    except StoreError as error:
+        trouble = error
+    except NotRunning:
+        pass
+    found += [name for name in DIALECTS if name not in found and store.last_words(settings, name)]
+    if trouble is not None and not found:
+        raise trouble
+    return found or [*settings.exchanges, store.DEFAULT_EXCHANGE][:1]
 
 
 def not_running(exchange: str, held: Held | None = None) -> NotRunning:
@@ -102,8 +130,9 @@ def _read(place: Place, exchange: str) -> Status:
     return attrs.evolve(found, standbys=held.standbys) if held is not None else found
 
 
-def _watch(place: Place, exchange: str, json: bool) -> int:
+def _watch(place: Place, given: str | None, json: bool) -> int:
     """Renew until Ctrl-C. That the daemon or Redis is away is something to watch, not an end."""
+    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
@@ -113,8 +142,8 @@ def _watch(place: Place, exchange: str, json: bool) -> int:
         if json or not console.is_terminal:
             while True:
                 try:
-                    found = _read(place, exchange)
-                    output.document(document(found)) if json else output.line(line(exchange, found))
+                    for name, found in _read_all(place, given):
+                        output.document(document(found)) if json else output.line(line(name, found))
                 except AWAY as error:
                     output.say(f"livermore: {error}")
                 time.sleep(1)
@@ -122,7 +151,7 @@ def _watch(place: Place, exchange: str, json: bool) -> int:
             while True:
                 shown: RenderableType
                 try:
-                    shown = panel(exchange, _read(place, exchange))
+                    shown = Group(*(panel(*one) for one in _read_all(place, given)))
                 except AWAY as error:
                     shown = Text.assemble(("● ", "red"), str(error))
                 live.update(shown, refresh=True)

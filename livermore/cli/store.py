@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
 
 from livermore.cli import output
+from livermore.cli.options import Place
 from livermore.cli.words import Words, words_of
 from livermore.config import Settings
-from livermore.errors import MalformedMessage, NotRunning, StoreError, UnknownSymbol
+from livermore.errors import (
+    MalformedMessage,
+    NotRunning,
+    StoreError,
+    UnknownSymbol,
+    UsageError,
+)
 from livermore.market.candle import Series
 from livermore.market.product import same_market, unknown_symbol
 
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
     from livermore.adapters.redis import Client
     from livermore.adapters.store import Held
 
+DEFAULT_EXCHANGE = "coinbase"
+"""Where nothing runs, nothing is stored and nothing is set."""
 STATUS_TTL = 45_000
 """How long a daemon's status outlives it (ms)."""
 
@@ -103,6 +112,102 @@ def _status(where: str, exchange: str, text: bytes, age: int) -> Status:
     except msgspec.DecodeError as error:
         raise MalformedMessage(f"{where} holds what is no status ({error})", text) from None
     return Status(words_of(exchange, raw), raw, age)
+
+
+def running(client: Client) -> list[str]:
+    """The exchanges of which a daemon speaks here."""
+    from livermore.adapters.store import status_key
+    from livermore.exchanges import DIALECTS
+
+    replies = client.run([("EXISTS", status_key(name)) for name in DIALECTS])
+    return [name for name, there in zip(DIALECTS, replies, strict=True) if there]
+
+
+def exchanges(client: Client, settings: Settings, given: str | None) -> list[str]:
+    """The ``given`` exchange, or all that run; where none does, those that candles are stored of.
+
+    And where there is nothing at all, those of the settings, or Coinbase.
+    """
+    if given is not None:
+        return [given]
+    if found := running(client):
+        return found
+    from livermore.adapters.store import parse_candles_key
+
+    series = (parse_candles_key(name) for name in _names(client, "candles:*"))
+    stored = sorted({one.exchange for one in series if one is not None})
+    return stored or list(settings.exchanges) or [DEFAULT_EXCHANGE]
+
+
+def sole_exchange(client: Client, settings: Settings, given: str | None) -> str:
+    """As :func:`exchanges`, where it has to be one; raises :class:`UsageError`."""
+    found = exchanges(client, settings, given)
+    if len(found) > 1:
+        raise UsageError(
+            f"there are several exchanges here, {', '.join(found)}: say which, such as "
+            f"--exchange {found[0]}"
+        )
+    return found[0]
+
+
+def of_one(place: Place, given: str | None, **flags: object) -> Settings:
+    """The settings of a command that works for one exchange; as :func:`sole_exchange`."""
+    settings = place.settings(exchanges=None if given is None else (given,), **flags)
+    if given is None:
+        names: Sequence[str] = ()
+        with suppress(NotRunning), open_store(settings) as client:
+            names = [sole_exchange(client, settings, None)]
+        names = names or settings.exchanges or [DEFAULT_EXCHANGE]
+        if len(names) > 1:
+            raise UsageError(f"say which exchange, such as --exchange {names[0]}")
+        settings = attrs.evolve(settings, exchanges=(names[0],))
+    return settings
+
+
+def having(
+    client: Client, names: Sequence[str], symbol: str
+) -> list[tuple[str, str, Status | None]]:
+    """Those of the exchanges that ``symbol`` is followed or stored of: with its name there.
+
+    Raises :class:`UnknownSymbol` or :class:`NotRunning` when there is none.
+    """
+    found, errors = [], []
+    for exchange in names:
+        status = read_status(client, exchange)
+        try:
+            found.append((exchange, known_symbol(client, exchange, symbol, status), status))
+        except (UnknownSymbol, NotRunning) as error:
+            errors.append(error)
+    if not found:
+        raise min(errors, key=lambda error: isinstance(error, NotRunning))
+    return found
+
+
+def look_at(
+    client: Client, settings: Settings, symbol: str | None, given: str | None
+) -> list[tuple[str, str | None, Status | None]]:
+    """The ``given`` exchange or all that there are here: with the name of ``symbol`` there, if any.
+
+    Raises as :func:`having`.
+    """
+    names = exchanges(client, settings, given)
+    if symbol is None:
+        return [(name, None, read_status(client, name)) for name in names]
+    return [*having(client, names, symbol)]
+
+
+def find(
+    client: Client, settings: Settings, symbol: str, given: str | None
+) -> tuple[str, str, Status | None]:
+    """The exchange ``symbol`` is followed or stored of, its name there, and what runs there.
+
+    Raises :class:`UsageError` where that are several, and as :func:`having`.
+    """
+    found = having(client, exchanges(client, settings, given), symbol)
+    if len(found) > 1:
+        named = [f"{name}@{exchange}" for exchange, name, _ in found]
+        raise UsageError(f"{symbol} is here more than once: say {' or '.join(named)}")
+    return found[0]
 
 
 def now(status: Status | None = None) -> int:

@@ -42,31 +42,33 @@ def tail(
     forming: Annotated[
         bool, typer.Option("--forming", help="Also candles that are not closed yet.")
     ] = False,
-    exchange: Exchange = "coinbase",
+    exchange: Exchange = None,
     json: Json = False,
 ) -> int:
     """Print what is published, line by line, until Ctrl-C."""
-    name = options.known_exchange(exchange)
+    only, given = options.limits(symbol, exchange)
     chosen = options.timeframes(timeframe)
-    only = None if symbol is None else options.symbol(symbol)
-    stopped = threading.Event()
-    with store.open_store(place.settings()) as client:
-        status = store.read_status(client, name)
-        if only is not None:
-            only = store.known_symbol(client, name, only, status)
-        if status is None:
+    stopped, settings = threading.Event(), place.settings()
+    with store.open_store(settings) as client:
+        found = store.look_at(client, settings, only, given)
+        if all(status is None for _, _, status in found):
+            name = found[0][0] if given or only else "any exchange"
             output.say(f"no daemon is running for {name} now; waiting for one (Ctrl-C ends this)")
+        # Without a word of it, also of exchanges that begin later.
+        names = [(name, known) for name, known, _ in found if given or only] or [("*", None)]
+        heard = {name for name, _, _ in found}
+        wanted = [p for one in names for p in patterns(*one, chosen, forming=forming)]
         try:
-            for channel, payload in client.messages(
-                patterns(name, only, chosen, forming=forming), stopped
-            ):
+            for channel, payload in client.messages(wanted, stopped):
+                heard.add(exchange_of(channel))
                 word, said = understood(channel, payload)
                 if word is None or said is None:
                     output.say(f"{channel}: not understood: {payload[:120]!r}")
                 elif json:
                     output.document({"type": word, **as_json(said)})
                 else:
-                    output.line(described(word, said))
+                    where = exchange_of(channel) if len(heard) > 1 else ""
+                    output.line(described(word, said, where))
         except KeyboardInterrupt:
             return 0
     return 0
@@ -83,6 +85,11 @@ def patterns(
     return [f"{root}:candle:{k}:{of}:{tf}" for k in kinds for tf in names] + [
         f"{root}:indicator:{of}:{tf}:macdv" for tf in names
     ]
+
+
+def exchange_of(channel: str) -> str:
+    """The exchange a channel is of."""
+    return channel.split(":")[2]
 
 
 def kind(channel: str) -> str:
@@ -116,11 +123,12 @@ def as_json(said: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def described(word: str, said: Mapping[str, Any]) -> str:
+def described(word: str, said: Mapping[str, Any], exchange: str = "") -> str:
     """One line: open time, symbol, timeframe, and what happened."""
     time = said.get("open_time")
+    of = f"{exchange:<10} " if exchange else ""
     where = (
-        f"{times.iso(time) if isinstance(time, int) else '?':<20} "
+        f"{times.iso(time) if isinstance(time, int) else '?':<20} {of}"
         f"{said.get('symbol', '?')!s:<12} {said.get('timeframe', '?')!s:<3} {word:<10}"
     )
     if word == "reading":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from livermore.cli import options, output, store, times
-from livermore.cli.options import Exchange, Json, Place, placed
+from livermore.cli.options import Json, OneExchange, Place, placed
 from livermore.cli.run import progress
 from livermore.errors import NotRunning, UsageError
 from livermore.market.candle import Candle
@@ -51,10 +51,11 @@ def verify(
             help="From 2h ago, or 2026-01-02T03:00:00Z, on.  [default: the newest 300 candles]",
         ),
     ] = None,
-    exchange: Exchange = "coinbase",
+    exchange: OneExchange = None,
     rest_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Another REST server, such as a simulator.")
     ] = None,
+    country: options.Country = None,
     json: Json = False,
 ) -> int:
     """Compare stored candles with the exchange now, correct them, and certify the rest.
@@ -63,7 +64,7 @@ def verify(
     """
     from livermore import daemon
 
-    settings = place.settings(exchanges=(exchange,), rest_url=rest_url)
+    settings = store.of_one(place, exchange, country=country, rest_url=rest_url)
     name = settings.exchanges[0]
     named = tuple(options.symbol(part) for text in symbol or () for part in text.split(","))
     known, now = _known(settings, name)

@@ -6,6 +6,7 @@ empty when all its children are. A parent with a missing child is not folded: it
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,12 +21,14 @@ PARENT = dict(itertools.pairwise(TIMEFRAMES))
 CHILD = {parent: child for child, parent in PARENT.items()}
 
 
+@functools.cache
 def parent_series(series: Series) -> Series | None:
     """The series one level up, None above the highest."""
     parent = PARENT.get(series.timeframe)
     return None if parent is None else Series(series.exchange, series.symbol, parent)
 
 
+@functools.cache
 def child_series(series: Series) -> Series | None:
     """The series one level down, None below the lowest."""
     child = CHILD.get(series.timeframe)

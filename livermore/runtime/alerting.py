@@ -158,14 +158,16 @@ class Alerting:
         rules = self._covering(series)
         if not rules or series in self.held:
             return  # one that waits is gone through again as soon as it is written
-        memory = self._memory(series, rules, candle.close_time)
+        memory = self._memories.get(series) or self._memory(series, rules, candle.close_time)
         point = _point(candle, reading)
         recent = self._recent.setdefault(series, [])
         recent.append(point)
         outcome = rules_.evaluate(rules, memory, recent, series.timeframe.ms, previous=None)
-        if len(recent) > rules_.reach(rules):
+        if len(recent) > 1 and len(recent) > rules_.reach(rules):
             del recent[0]
         self._dirty.add(series)
+        if outcome is rules_.NOTHING:
+            return
         if outcome.fired or outcome.held is not None or outcome.unmade:
             self._take(series, outcome, {point.open_time: (point, candle.revision)})
 

@@ -50,8 +50,8 @@ class Look:
 
 
 def look_at(report: Report, now: int | None, newest: Mapping[Series, int]) -> Look | None:
-    """What ``report`` shows; None while another daemon follows the exchange."""
-    if report.standby:
+    """What ``report`` shows; None while another daemon follows the exchange, or nobody does."""
+    if report.standby or report.ended:
         return None
     condition = report.condition(now)
     return Look(

@@ -15,7 +15,7 @@ import trio
 from livermore.adapters.http import Http
 from livermore.adapters.redis import Redis
 from livermore.errors import RestError, UnknownSymbol
-from livermore.market.product import Product, resolve, top
+from livermore.market.product import Product, Resolution, resolve, top
 from livermore.runtime.feed import Feed, Plan
 from livermore.runtime.rest import SHARE, Budget, Rest
 
@@ -42,9 +42,18 @@ class Following:
                     await self.feed.give_back()  # ended for good just then: nobody takes it over
                 raise
 
+    @property
+    def name(self) -> str:
+        """The exchange."""
+        return self.plan.dialect.name
+
     async def listed(
-        self, redis: Redis, symbols: tuple[str, ...] | None, count: int
-    ) -> Sequence[str]:
+        self,
+        redis: Redis,
+        symbols: tuple[str, ...] | None,
+        count: int,
+        shared: frozenset[str] = frozenset(),
+    ) -> Resolution:
         """What the exchange has of ``symbols``, or its ``count`` most traded ones.
 
         Raises :class:`~livermore.errors.LivermoreError` when it does not know one of them or
@@ -62,19 +71,27 @@ class Following:
                 products = await Rest(dialect, http, budget, lambda: None).products()
         if products is None:
             raise RestError(f"{dialect.name} does not answer within {ASK_FOR:.0f} s")
-        chosen = top(products, count) if symbols is None else resolve(products, symbols).products
-        if not chosen:
+        found = (
+            Resolution(top(products, count))
+            if symbols is None
+            else resolve(products, symbols, shared)
+        )
+        if not found.products:
             raise UnknownSymbol(f"{dialect.name} lists nothing to follow: name --symbols")
-        return [product.symbol for product in chosen]
+        return found
 
     def change(
-        self, symbols: tuple[str, ...] | None, count: int, listed: Sequence[str]
+        self,
+        symbols: tuple[str, ...] | None,
+        count: int,
+        listed: Sequence[str],
+        shared: frozenset[str] = frozenset(),
     ) -> tuple[Sequence[str], Sequence[str]]:
         """Follow these from now on, they are ``listed``; returns what is new and what is gone.
 
         Where that is nothing the feed just goes on.
         """
-        self.plan = attrs.evolve(self.plan, symbols=symbols, top=count)
+        self.plan = attrs.evolve(self.plan, symbols=symbols, top=count, shared=shared)
         before = self.feed.report.symbols if self.feed is not None else ()
         new = [symbol for symbol in listed if symbol not in before]
         gone = [symbol for symbol in before if symbol not in listed]

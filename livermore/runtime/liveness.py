@@ -10,13 +10,12 @@ says so until it speaks again.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 import trio
 
-from livermore.errors import LivermoreError
+from livermore.errors import LivermoreError, Refused
 from livermore.market.gap import Lane
 from livermore.market.history import Row
 from livermore.market.timeframe import Timeframe
@@ -193,10 +192,15 @@ class Liveness:
         running = self.timeframe.floor(now)
         self.probes += 1
         rows: Sequence[Row] | None = None
-        with trio.move_on_after(ANSWER), contextlib.suppress(LivermoreError):
-            rows, _ = await self.rest.candles(
-                native, self.timeframe, running - self.timeframe.ms, running, Lane.LIVE
-            )
+        with trio.move_on_after(ANSWER):
+            try:
+                rows, _ = await self.rest.candles(
+                    native, self.timeframe, running - self.timeframe.ms, running, Lane.LIVE
+                )
+            except Refused:
+                raise
+            except LivermoreError:
+                pass
         if rows is None:  # it said nothing; others are asked about first
             shard.next_probe[native] = (silence.since, silence.seconds + ANSWER)
             return

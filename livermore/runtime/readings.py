@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 
 import attrs
 import msgspec
@@ -29,7 +30,13 @@ from livermore.signals.alert import Beside
 from livermore.signals.anchor import Start, edge_states, start_of
 from livermore.signals.bias import BIASES, Bias, biases
 from livermore.signals.macdv import advance, replay
-from livermore.signals.reading import Reading, build_readings, decode_reading, encode_announced
+from livermore.signals.reading import (
+    Reading,
+    build_readings,
+    decode_reading,
+    encode_announced,
+    encode_reading,
+)
 from livermore.signals.stage import STAGES
 from livermore.signals.state import State, States
 
@@ -45,6 +52,8 @@ BREATHE = 100
 
 MOST_PUT_OFF = 20
 """Turns in a row, in a burst of closes, that write no progress of the rules that found nothing."""
+SOON = 0.5
+"""Seconds of such a burst after which what the rules found is handed on."""
 
 RETRY = 2.0
 """Seconds between two tries at a reading whose key is somebody else's."""
@@ -106,8 +115,9 @@ class _Found:
 
 @attrs.frozen
 class _Text:
-    """A reading to be told."""
+    """A reading to be told, of the candle at ``time``."""
 
+    time: int
     text: bytes
     older: bool = False
     """Of a candle that is not the newest: announced, not stored."""
@@ -148,7 +158,8 @@ class Readings:
         self._wake = trio.Event()
         self._halted = False
         self._put_off = 0
-        """How often in a row it waited to be written how far the rules are."""
+        """How often in a row it waited to be written what the rules found and how far they are."""
+        self._put_off_at = 0.0
         self._shut_out = False
         """Whether a key that alerts need is somebody else's."""
         self.work = Work()
@@ -310,8 +321,14 @@ class Readings:
         Readings go on without it. In a cluster the outbox may be away alone.
         """
         if self._alerting is not None and self._alerting.waiting:
-            if self._queue and not self._alerting.urgent and self._put_off < MOST_PUT_OFF:
-                self._put_off += 1  # readings come first: how far the rules are can wait
+            if not self._put_off:
+                self._put_off_at = trio.current_time()
+            if self._queue and (
+                trio.current_time() - self._put_off_at < SOON
+                if self._alerting.urgent
+                else self._put_off < MOST_PUT_OFF
+            ):
+                self._put_off += 1  # readings come first: what is handed on together costs less
                 return None
             self._put_off = 0
             try:
@@ -332,7 +349,7 @@ class Readings:
             self._place([written.series])
             return None
         appended = written.having("a")
-        newest = int(self._states.column("open_time")[head.row])
+        newest = self._states.column("open_time").item(head.row)
         fresh = [c for c in appended if c.open_time > newest]
         if written.version <= head.version:
             return None if fresh else []  # a replay has seen it already
@@ -421,16 +438,20 @@ class Readings:
         rows = np.array([head.row for head in heads])
         series = [one for one, _ in newest]
         built = self._built(rows, series, [candle.revision for _, candle in newest], rows)
-        for k, ((one, candle), head, (reading, text)) in enumerate(
-            zip(newest, heads, built, strict=True)
+        unpublished, alerting = self._unpublished, None if told is None else self._alerting
+        for (one, candle), head, (reading, state), tell in zip(
+            newest, heads, built, told or repeat(True, len(newest)), strict=True
         ):
-            if told is None or told[k]:
+            if tell:
                 # Where it stood: a restart trusts the state unless something changed since.
-                self._unpublished.setdefault(one, []).append(
-                    _Text(b'%b,"version":%d}' % (text[:-1], head.version))
-                )
-            if told is not None and self._alerting is not None:
-                self._alerting.follow(one, candle, reading)
+                text = _Text(candle.open_time, encode_reading(reading, state, head.version))
+                waiting = unpublished.get(one)
+                if waiting is None:
+                    unpublished[one] = [text]
+                else:
+                    waiting.append(text)
+            if alerting is not None:
+                alerting.follow(one, candle, reading)
 
     def _built(
         self,
@@ -439,7 +460,7 @@ class Readings:
         revisions: Sequence[int],
         rows: NDArray[np.int64] | None,
         states: States | None = None,
-    ) -> list[tuple[Reading, bytes]]:
+    ) -> list[tuple[Reading, State]]:
         """Readings; ``rows`` are those of the newest candles of series, which have a bias."""
 
         def leaning(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -672,7 +693,8 @@ class Readings:
                 [candles[k].revision for k in some], None, course,
             )  # fmt: skip
             self._unpublished.setdefault(found.series, []).extend(
-                _Text(encode_announced(reading), older=True) for reading, _ in built
+                _Text(reading.open_time, encode_announced(reading), older=True)
+                for reading, _ in built
             )
             await trio.lowlevel.checkpoint()
 
@@ -716,17 +738,17 @@ class Readings:
         failed: list[StoreError] = []
         self._foreign.clear()
         for (series, one), reply in zip(listed, replies, strict=True):
-            if store.is_foreign(reply):
-                self._foreign.add(series)
-                continue
             if isinstance(reply, StoreError):
-                failed.append(reply)
+                if store.is_foreign(reply):
+                    self._foreign.add(series)
+                else:
+                    failed.append(reply)
                 continue
             texts = self._unpublished.get(series, [])
             if one in texts:
                 texts.remove(one)
             head = self._heads[series]
-            head.shown = max(head.shown, _time_of(one.text))
+            head.shown = max(head.shown, one.time)
             if not texts:
                 self._unpublished.pop(series, None)
         if failed or self._foreign:

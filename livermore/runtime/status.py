@@ -74,6 +74,8 @@ class Report:
     lost: str = ""
     """Why the feed broke off, where it did; it starts again at ``again_at`` (monotonic)."""
     again_at: float = 0.0
+    ended: str = ""
+    """Why the feed ended for good, where other exchanges of the process go on."""
     _state: str = "starting"
     _since: int = 0
     _counted: dict[str, tuple[float, int, int]] = attrs.Factory(dict)
@@ -121,6 +123,13 @@ class Report:
 
     def _judge(self, clock: int | None, moment: float) -> Condition:
         """The first of what can be wrong, the worst first."""
+        if self.ended:
+            return Condition(
+                state="ended",
+                missing="nothing is followed",
+                why=self.ended,
+                next="restart it once that is mended; the other exchanges go on",
+            )
         if self.lost:
             return Condition(
                 state="blind",
@@ -168,7 +177,8 @@ class Report:
 
         An outage, of the exchange or of Redis, does not stop it. ``moment`` is monotonic time.
         """
-        beat = self.writer.turns.beat if self.writer is not None and not self.lost else 0.0
+        over = self.lost or self.ended
+        beat = self.writer.turns.beat if self.writer is not None and not over else 0.0
         return not beat or moment - beat < HANGS
 
     def _sockets(self, moment: float) -> Condition | None:
@@ -341,9 +351,9 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
         "newest_close_age": max(0, clock - newest) if newest and clock else None,
         "close_lag": lags,
         "history": {"done": repairs.progress.done, "total": repairs.progress.total}
-        if repairs
+        if repairs and not report.ended
         else None,
-        "gaps": len(repairs.open_gaps) if repairs else 0,
+        "gaps": None if report.ended else len(repairs.open_gaps) if repairs else 0,
         "looks": attrs.asdict(repairs.progress) if repairs else None,
         "verification": {
             **attrs.asdict(report.verification.figures),

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from livermore.adapters.systemd import Notifier, status
+from livermore.adapters.systemd import LONGEST, Notifier, status
 from livermore.runtime.feed import Feed
 
 LOOK = 1.0
@@ -28,7 +28,7 @@ async def notify(
     """Tell the manager of ``feeds`` until cancelled; its patience is ``watchdog`` seconds, if any.
 
     Ready is who holds every lease, or stands by for it: an exchange that cannot be reached does not
-    make a start fail.
+    make a start fail. One that will not serve us does not either, beside others that run.
     """
     ready = False
     said = ""
@@ -36,10 +36,10 @@ async def notify(
         while True:
             reports = {name: feeds[name].report for name in exchanges if name in feeds}
             if not ready and len(reports) == len(exchanges):
-                serve = all(one.epoch or one.standby for one in reports.values())
+                serve = all(one.epoch or one.standby or one.ended for one in reports.values())
                 ready = serve and notifier.tell("READY=1")
             told = [one.condition(feeds[name].now()).line(name) for name, one in reports.items()]
-            line = status("; ".join(told) or "starting")
+            line = status("; ".join(fitting(told)) or "starting")
             if line != said and notifier.tell(line):
                 said = line
             moment = trio.current_time()
@@ -48,3 +48,11 @@ async def notify(
             await trio.sleep(LOOK if watchdog is None else min(LOOK, watchdog / 4))
     finally:
         notifier.tell("STOPPING=1")
+
+
+def fitting(lines: Sequence[str]) -> Sequence[str]:
+    """``lines``, each cut to its share where all together are longer than a status."""
+    if len("; ".join(lines)) <= LONGEST:
+        return lines
+    room = LONGEST // len(lines) - len("; ")
+    return [line if len(line) <= room else line[: room - 1] + "…" for line in lines]

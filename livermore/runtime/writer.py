@@ -402,16 +402,19 @@ class Writer:
         self._stored(result)
         if self._foreign.pop(result.series, None) is not None:
             self._back()
-        appended = result.codes.count("a")
-        self.turns.closes += appended
-        self.turns.corrections += result.codes.count("c") + result.codes.count("v")
+        turns, appended = self.turns, result.codes.count("a")
+        turns.closes += appended
         if appended:
             newest = result.candles[-1]
-            self.turns.newest_close = max(self.turns.newest_close, newest.close_time)
+            close_time = newest.close_time
+            turns.newest_close = max(turns.newest_close, close_time)
             if now is not None and newest.volume > 0:
-                self.turns.lags.append(now - newest.close_time)
-                self.turns.all_lags.take((now - newest.close_time) / 1000)
+                turns.lags.append(now - close_time)
+                turns.all_lags.take((now - close_time) / 1000)
         self._touch(result)
+        if result.codes == store.APPENDED:
+            return
+        turns.corrections += result.codes.count("c") + result.codes.count("v")
         if "w" in result.codes or "o" in result.codes:
             self.turns.refused += 1
             self._suspects(
@@ -431,7 +434,7 @@ class Writer:
         if parent is None:
             return
         # Also what came back as "same": its evidence may have risen, or a reply that told was lost.
-        changed = result.having("icvws")
+        changed = [] if result.codes == store.APPENDED else result.having("icvws")
         changed += [c for c in result.having("a") if self._folder.is_old(c)]
         if changed:
             slots = self._touched.setdefault(parent, set())

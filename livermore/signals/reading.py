@@ -126,8 +126,8 @@ def build_readings(
     revisions: Sequence[int],
     halted: bool = False,
     bias: Callable[[Ints], tuple[Ints, Ints]] | None = None,
-) -> list[tuple[Reading, bytes]]:
-    """The readings of ``rows`` at their newest candles, with their JSON, in the order of ``rows``.
+) -> list[tuple[Reading, State]]:
+    """The readings of ``rows`` at their newest candles, with their states, in their order.
 
     ``symbols``, ``timeframes`` and ``revisions`` (of those candles) run parallel to ``rows``.
     ``bias`` is given their stages, as codes, and returns what
@@ -190,9 +190,9 @@ def build_readings(
             _TIERS[tier],
             None if reason else _crossover(state.cross),
             _BIASES[leans],
-            int(of),
+            of,
         )
-        built.append((reading, encode_reading(reading, state)))
+        built.append((reading, state))
     return built
 
 
@@ -225,9 +225,15 @@ def encode_announced(reading: Reading) -> bytes:
     return _encoder.encode(reading)
 
 
-def encode_reading(reading: Reading, state: State) -> bytes:
-    """``reading`` as JSON, with the state of its series at that candle under ``state``."""
-    return b'%b,"state":%b}' % (_encoder.encode(reading)[:-1], _encoder.encode(state))
+def encode_reading(reading: Reading, state: State, version: int | None = None) -> bytes:
+    """``reading`` as JSON, with the state of its series at that candle under ``state``.
+
+    And under ``version``, where it is given, that of the series in the store.
+    """
+    texts = (_encoder.encode(reading)[:-1], _encoder.encode(state))
+    if version is None:
+        return b'%b,"state":%b}' % texts
+    return b'%b,"state":%b,"version":%d}' % (*texts, version)
 
 
 def decode_reading(data: bytes) -> tuple[Reading, State]:

@@ -40,6 +40,7 @@ from livermore.signals.state import Natural
 
 __all__ = [
     "DEFAULT_RULES",
+    "NOTHING",
     "Alerted",
     "Fate",
     "Fired",
@@ -188,7 +189,8 @@ class _Match(msgspec.Struct, frozen=True, gc=False):
     what: str
 
 
-_NOTHING = Outcome()
+NOTHING = Outcome()
+"""What nearly every evaluation comes to."""
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Memory)
 _open_time = attrgetter("open_time")
@@ -221,7 +223,9 @@ def evaluate(
         quiet = min(quiet, rule.quiet)
     first = 0
     if points and points[0].open_time <= cursor:
-        first = bisect_right(points, cursor, key=_open_time)
+        first = len(points) - 1
+        if points[first].open_time <= cursor or points[first - 1].open_time > cursor:
+            first = bisect_right(points, cursor, key=_open_time)
     fired: list[Fired] = []
     unmade: list[Alerted] = []
     for i in range(first, len(points)):
@@ -237,7 +241,7 @@ def evaluate(
                 if track.up or track.down:
                     busy = True
         memory.cursor = point.open_time
-    return Outcome(fired, unmade) if fired or unmade else _NOTHING
+    return Outcome(fired, unmade) if fired or unmade else NOTHING
 
 
 def rewind(memory: Memory, open_time: int, tf_ms: int) -> None:

@@ -19,7 +19,10 @@ from livermore.adapters.valkey import find_private_valkey, valkey_binary
 from tests.integration.command_line import Livermore
 from tests.servers import running_server
 
-COMMANDS = ("run", "backfill", "status", "candles", "gaps", "tail", "simulate", "demo", "doctor")
+COMMANDS = (
+    "run", "backfill", "status", "exchanges", "candles", "compare", "gaps", "tail", "simulate",
+    "demo", "doctor",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -81,6 +84,10 @@ def test_version(livermore: Livermore):
         (("gaps", "-e", "coinbsae"), 2, "did you mean coinbase?"),
         (("run",), 2, "run needs an exchange: livermore run coinbase"),
         (("run", "coinbase", "--top", "many"), 2, "--top: a whole number"),
+        (("run", "coinbase", "--country", "Uk"), 2, "did you mean GB?"),
+        (("run", "coinbase", "binance", "--rest-url", "http://x"), 2, "such as coinbase=http://…"),
+        (("run", "coinbase", "--symbols", "A-B@binance"), 2, "livermore run coinbase binance"),
+        (("compare", "BTC-USD", "BTC-USDT@binance"), 2, "BTC-USD: say where"),
         (("run", "coinbase", "--for", "60"), 2, "--for: write a duration with its unit"),
         (("run", "coinbase", "--top", "3", "--symbols", "A-B"), 2, "exclude each other"),
         (("demo", "--for", "x"), 2, "--for: write a duration"),

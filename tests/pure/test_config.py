@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from livermore import exchanges
 from livermore.config import (
     DEFAULT_TOP,
     RESERVED,
@@ -23,6 +25,7 @@ from livermore.config import (
     parse_symbol,
 )
 from livermore.errors import ConfigurationError, LivermoreError, UsageError
+from livermore.exchanges.coinbase import COINBASE
 
 HOME = {"HOME": "/home/jesse"}
 
@@ -407,7 +410,7 @@ FILE_VALUES = st.recursive(
 )
 
 
-FLAGS = sorted(Settings.__annotations__.keys() - {"symbols_by", "alerts", "channels"})
+FLAGS = sorted(Settings.__annotations__.keys() - {"symbols_by", "alerts", "channels", "own"})
 
 
 @given(st.dictionaries(st.sampled_from(FLAGS), FILE_VALUES, max_size=4))
@@ -635,3 +638,160 @@ def test_a_rule_may_name_a_channel_that_is_configured(room: Path):
 def test_rules_in_the_environment_are_sent_to_the_file(name: str, value: str):
     with pytest.raises(ConfigurationError, match=r"alerts are tables, .* livermore\.toml"):
         loaded(environ={name: value})
+
+
+# -- several exchanges ------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _two_exchanges() -> Iterator[None]:
+    other = attrs.evolve(COINBASE, name="other", title="Other")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchanges, "DIALECTS", {"coinbase": COINBASE, "other": other})
+        yield
+
+
+BOTH = {"exchanges": ("coinbase", "other")}
+
+
+def test_a_symbol_with_a_mark_is_for_that_exchange_and_one_without_for_all():
+    settings = loaded({**BOTH, "symbols": "btc-usd,BTC-USDT@Other,ETH-USD"})
+    assert settings.symbols == ("BTC-USD", "BTC-USDT@other", "ETH-USD")
+    coinbase, other = settings.of("coinbase"), settings.of("other")
+    assert coinbase.symbols == ("BTC-USD", "ETH-USD")
+    assert other.symbols == ("BTC-USD", "BTC-USDT", "ETH-USD")
+    assert other.shared == coinbase.shared == {"BTC-USD", "ETH-USD"}
+    settings.check_exchanges()
+
+
+def test_the_symbols_of_a_single_exchange_are_shared_with_nobody():
+    alone = loaded({"exchanges": ("coinbase",), "symbols": "BTC-USD"})
+    assert alone.of("coinbase").shared == frozenset()
+
+
+@pytest.mark.parametrize("symbols", ["@other", "BTC-USD@", "BTC-USD@nobody", "BTC-USD@other@other"])
+def test_a_mark_that_names_no_exchange_is_refused(symbols: str):
+    with pytest.raises(UsageError, match=r"^(--symbols: )?(unknown exchange|'' is not a symbol)"):
+        loaded({**BOTH, "symbols": symbols})
+
+
+def test_marks_for_what_is_not_run_are_a_mistake_of_who_types_them_only():
+    given = {"exchanges": ("coinbase",)}
+    typed = loaded({**given, "symbols": "BTC-USD,BTC-USDT@other"})
+    with pytest.raises(UsageError, match="livermore run coinbase other"):
+        typed.check_exchanges()
+    kept = loaded(given, {"LIVERMORE_SYMBOLS": "BTC-USD,BTC-USDT@other"})
+    kept.check_exchanges()
+    assert kept.of("coinbase").symbols == ("BTC-USD",)
+
+
+def test_an_exchange_that_nothing_is_meant_for_is_a_mistake():
+    with pytest.raises(UsageError, match="no symbol is meant for coinbase"):
+        loaded({**BOTH, "symbols": "BTC-USDT@other"}).check_exchanges()
+
+
+def test_urls_are_marked_where_several_exchanges_run():
+    flags = {**BOTH, "rest_url": ["coinbase=http://a", "other=http://b/"]}
+    settings = loaded({**flags, "websocket_url": "other=ws://b,coinbase=wss://a:1/x"})
+    settings.check_exchanges()
+    assert settings.of("coinbase").rest_url == "http://a"
+    assert settings.of("other").rest_url == "http://b"
+    assert settings.of("coinbase").websocket_url == "wss://a:1/x"
+    assert settings.of("other").websocket_url == "ws://b"
+
+
+@pytest.mark.parametrize("key", ["rest_url", "websocket_url"])
+def test_one_url_for_two_exchanges_is_a_mistake(key: str):
+    url = "http://a" if key == "rest_url" else "ws://a"
+    loaded({"exchanges": ("coinbase",), key: url}).check_exchanges()
+    with pytest.raises(UsageError, match="say whose it is, such as coinbase="):
+        loaded({**BOTH, key: url}).check_exchanges()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("other=http://a,other=http://b", "two URLs of other"),
+        (["http://a", "http://b"], "two URLs of all"),
+        ("nobody=http://a", "unknown exchange 'nobody'"),
+        ("other=ftp://a", "unknown scheme 'ftp'"),
+        ([1], "a URL is wanted"),
+    ],
+)
+def test_marked_urls_that_are_wrong_are_told(value: object, words: str):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        loaded({"rest_url": value})
+
+
+TABLES = """
+top = 9
+[exchanges.coinbase]
+[exchanges.other]
+symbols = ["BTC-USDT"]
+rest_url = "http://file"
+"""
+
+
+def test_tables_name_what_runs_and_go_before_what_is_said_of_all(room: Path):
+    write(room, TABLES)
+    settings = loaded(cwd=room)
+    settings.check_exchanges()
+    assert settings.exchanges == ("coinbase", "other")
+    assert (settings.of("coinbase").symbols, settings.of("coinbase").top) == (None, 9)
+    assert (settings.of("other").symbols, settings.of("other").top) == (("BTC-USDT",), None)
+    assert settings.of("other").rest_url == "http://file"
+    assert settings.of("coinbase").rest_url is None
+    assert settings.of("other").shared == frozenset(), "meant for that one alone"
+    alone = loaded({"exchanges": ("other",)}, cwd=room)
+    assert (alone.exchanges, alone.of("other").symbols) == (("other",), ("BTC-USDT",))
+
+
+def test_what_a_stronger_source_says_of_all_goes_before_a_table(room: Path):
+    write(room, TABLES)
+    settings = loaded({"symbols": "ETH-USD"}, {"LIVERMORE_REST_URL": "coinbase=http://env"}, room)
+    assert settings.of("other").symbols == settings.of("coinbase").symbols == ("ETH-USD",)
+    assert settings.of("coinbase").rest_url == "http://env"
+    assert settings.of("other").rest_url == "http://file", "nobody said anything else of it"
+    settings = loaded({"rest_url": "http://flag"}, cwd=room)
+    assert settings.of("other").rest_url == "http://flag"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[exchanges.nobody]", "exchanges in livermore.toml: unknown exchange 'nobody'"),
+        ("[exchanges.other]\ntpo = 1", "exchanges.other in livermore.toml: unknown key 'tpo'"),
+        ("[exchanges.other]\ntop = 0", "top of exchanges.other in livermore.toml: a whole number"),
+        ('[exchanges.other]\ntop = 1\nsymbols = ["A-B"]', "exclude each other"),
+        ('[exchanges.other]\nsymbols = ["A-B@other"]', "'A-B@other' is not a symbol"),
+        ("[exchanges]\nother = 1", "write [exchanges.other], a table"),
+    ],
+)
+def test_a_wrong_table_is_one_line_that_names_it(room: Path, text: str, words: str):
+    write(room, text)
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(cwd=room)
+    assert words in str(caught.value).replace(f"{room}/", "")
+    assert "\n" not in str(caught.value)
+
+
+# -- where we are -----------------------------------------------------------------------------
+
+
+def test_a_country_is_a_code_from_any_source(room: Path):
+    write(room, 'country = "de"')
+    assert loaded().country is None
+    assert loaded(cwd=room).country == "DE"
+    assert loaded(environ={"LIVERMORE_COUNTRY": "us"}, cwd=room).country == "US"
+    assert loaded({"country": "GB"}, {"LIVERMORE_COUNTRY": "US"}, room).country == "GB"
+
+
+@pytest.mark.parametrize("country", ["USA", "Germany", "XX", "U", "1", "", " ", "ÜS"])
+def test_what_is_no_country_is_refused(country: str):
+    with pytest.raises(UsageError, match=r"--country: .* is no country code"):
+        loaded({"country": country})
+
+
+def test_a_common_mistake_is_told_the_right_code():
+    with pytest.raises(ConfigurationError, match=r"LIVERMORE_COUNTRY: .*did you mean GB"):
+        loaded(environ={"LIVERMORE_COUNTRY": "uk"})

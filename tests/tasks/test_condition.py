@@ -280,8 +280,8 @@ async def test_a_writer_that_was_not_begun_or_turns_is_alive(autojump_clock: Moc
     assert not world.report.alive(trio.current_time())
 
 
-def test_a_start_counts_as_blind_and_waiting_for_a_lease_does_not():
-    assert {"starting", "connecting", "blind"} == BLIND
+def test_a_start_and_an_end_count_as_blind_and_waiting_for_a_lease_does_not():
+    assert {"starting", "connecting", "blind", "ended"} == BLIND
 
 
 # -- the log ----------------------------------------------------------------------------------

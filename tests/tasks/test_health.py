@@ -425,7 +425,10 @@ async def test_a_feed_that_broke_is_not_ready_until_it_sees_again(
         holder="us", description={},
     )  # fmt: skip
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(daemon.keep_feeding, Following(plan), cast(Redis, None), feeds)
+        nursery.start_soon(
+            daemon.keep_feeding,
+            *(Following(plan), cast(Redis, None), feeds, None, daemon.Endings(["coinbase"])),
+        )
         await trio.sleep(0.5)
         reply = answer(Question("/readyz"))
         assert reply.status == 503

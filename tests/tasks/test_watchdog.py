@@ -218,3 +218,67 @@ async def test_a_manager_that_goes_away_and_comes_back_is_told_again(
         assert await world.beats(10) >= 9
 
     await run(world, gone)
+
+
+# -- several exchanges ------------------------------------------------------------------------
+
+
+async def run_beside(world: World, other: Feed, what: Callable[[], Any]) -> None:
+    """As :func:`run`, with another exchange's feed beside it."""
+    told = {NAME: world.feed, "other": other}
+    with trio.fail_after(100_000):
+        async with trio.open_nursery() as nursery:
+            exchanges = [NAME, "other"]
+            nursery.start_soon(notify, Notifier(world.manager.address), told, exchanges, PATIENCE)
+            nursery.start_soon(world.writer.run)
+            await what()
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_exchange_that_ended_for_good_is_told_and_restarts_nothing(
+    world: World, autojump_clock: MockClock
+):
+    other = feed_of(world.redis)
+    other.report.writer = Writer(
+        cast(Redis, world.redis), Lease(cast(Redis, world.redis), "other", "us", {}), Pending(),
+        clock=lambda: 0,
+        stored=lambda written: None,
+        edge=lambda series: None,
+        missing=lambda slots: None,
+        suspects=lambda slots: None,
+        back=lambda: None,
+        chance=lambda: 0.5,
+    )  # fmt: skip
+    other.report.writer.turns.beat = trio.current_time() + 0.01  # the last turn: it runs no more
+    other.report.ended = "binance: 451: not here"
+
+    async def go_on() -> None:
+        assert await world.beats(1) >= 1
+        assert world.manager.hear().count("READY=1") == 1, "the other one is all there will be"
+        told = world.manager.statuses()[-1]
+        assert "coinbase: starting" in told
+        assert "other: ended" in told
+        assert "nothing is followed: binance: 451: not here" in told
+        assert await world.beats(HANGS + 3 * PATIENCE) >= HANGS + 3 * PATIENCE - 10
+        world.redis.hangs = True  # the one that is left is watched as ever
+        world.close()
+        await trio.sleep(HANGS + PATIENCE)
+        assert await world.beats(3600) == 0
+
+    await run_beside(world, other, go_on)
+
+
+async def test_a_long_story_of_one_exchange_does_not_hide_the_next(
+    world: World, autojump_clock: MockClock
+):
+    other = feed_of(world.redis)
+    other.report.epoch = 1
+    other.report.note = "cannot reach the other"
+    world.feed.report.note = "word " * 200
+
+    async def look() -> None:
+        await trio.sleep(5)
+        [told] = world.manager.statuses()
+        assert "cannot reach the other" in told
+
+    await run_beside(world, other, look)

@@ -256,3 +256,12 @@ def test_no_listing_makes_rates_that_are_no_rates(
     assert len(bases) == len(set(bases))
     for p in listed:
         assert resolve(listed, [p.symbol]).products
+
+
+def test_what_another_exchange_may_list_is_left_out_and_said() -> None:
+    found = resolve(LISTED, ["BTC-USD", "SOL-USD", "EHT-USD"], {"BTC-USD", "SOL-USD", "EHT-USD"})
+    assert symbols(found.products) == ["BTC-USD"]
+    assert found.notices == ("2 of 3 symbols are not listed here (SOL-USD, EHT-USD)",)
+    assert found.unlisted["EHT-USD"] == "unknown symbol EHT-USD: did you mean ETH-USD?"
+    with pytest.raises(UnknownSymbol, match="unknown symbol SOL-USD"):
+        resolve(LISTED, ["BTC-USD", "SOL-USD"], {"BTC-USD"})

@@ -38,7 +38,7 @@ def after(n: int, *, empty: range = range(0), swing: float = 1.0, hole: int | No
 
 
 def read(states: States) -> tuple[Reading, bytes]:
-    (built,) = build_readings(
+    ((reading, state),) = build_readings(
         states,
         np.arange(1),
         exchange="coinbase",
@@ -47,7 +47,7 @@ def read(states: States) -> tuple[Reading, bytes]:
         timeframes=[TF],
         revisions=[3],
     )
-    return built
+    return reading, encode_reading(reading, state)
 
 
 def test_a_reading_carries_values_terms_and_counts():
@@ -158,7 +158,7 @@ def test_readings_come_in_the_order_of_the_rows():
     )
     found = [(r.symbol, r.revision, r.count, r.withheld is None) for r, _ in built]
     assert found == [("C-X", 2, 300, True), ("A-X", 0, 70, True), ("B-X", 1, 5, False)]
-    assert [decode_reading(text)[0] for _, text in built] == [reading for reading, _ in built]
+    assert [decode_reading(encode_reading(*one)) for one in built] == built
 
 
 def test_names_for_every_row_are_needed():
