@@ -29,8 +29,8 @@ for i = 5 + 2 * memories, #ARGV, 4 do
   end
   ids[#ids + 1] = id
 end
-for i = 5, 4 + 2 * memories, 2 do
-  redis.call('HSET', rules, ARGV[i], ARGV[i + 1])
+for i = 5, 4 + 2 * memories, 1000 do
+  redis.call('HSET', rules, unpack(ARGV, i, math.min(i + 999, 4 + 2 * memories)))
 end
 if tonumber(ARGV[1]) > (tonumber(known) or 0) then redis.call('HSET', rules, 'epoch', ARGV[1]) end
 

@@ -11,12 +11,46 @@
 --      One code per candle: a appended, i inserted before the newest, c corrected, v volume corrected,
 --      s same, w weaker and different (not written), o empty of unknown price (not written), t trimmed away.
 -- Numbers are spliced as text, never re-encoded: cjson keeps 14 digits.
-local key, companion = KEYS[1], KEYS[2]
-local keep, tf = tonumber(ARGV[2]), tonumber(ARGV[3])
+local key, companion, keep = KEYS[1], KEYS[2], tonumber(ARGV[2])
+local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected', 'corrected_from', 'changed_from')
+
+-- Nearly every call brings one traded candle, newer than all that is stored, to a series with a companion. What is done
+-- for it here is to the byte what would be done below, for half the work.
+if #ARGV == 15 and known[1] == ARGV[1] and tonumber(known[2] or '') and string.byte(ARGV[12]) == 34
+    and redis.call('ZCOUNT', key, ARGV[11], '+inf') == 0 then
+  local card = redis.call('ZCARD', key) + 1
+  local evidence = ARGV[14] == '1' and 'stream' or ARGV[14] == '2' and 'rest' or 'assumed'
+  local member = '"open_time":' .. ARGV[11] .. ',' .. ARGV[12] .. ',"volume":' .. ARGV[13] .. ',"kind":"traded","evidence":"'
+    .. evidence .. '","as_of":' .. ARGV[15] .. ',"revision":0}'
+  redis.call('ZADD', key, ARGV[11], '{' .. member)
+  if tonumber(ARGV[11]) > tonumber(known[2]) then redis.call('PUBLISH', ARGV[4], '{' .. ARGV[6] .. member) end
+  local edge_time, edge, oldest = tonumber(known[4] or ''), tonumber(ARGV[8]), ''
+  if edge and edge_time and edge < edge_time then edge = nil end
+  edge_time = edge or edge_time
+  if card >= keep then
+    local first = redis.call('ZRANGE', key, 0, 1, 'WITHSCORES')
+    oldest = first[1]
+    local gone = edge_time and card - keep or 0
+    if gone > 1 then gone = math.min(gone, redis.call('ZCOUNT', key, '-inf', string.format('%d', edge_time))) end
+    if gone > 0 and tonumber(first[2]) <= edge_time then
+      redis.call('ZREMRANGEBYRANK', key, 0, gone - 1)
+      card, oldest = card - gone, gone == 1 and first[3] or redis.call('ZRANGE', key, 0, 0)[1]
+    end
+  end
+  local version = (tonumber(known[3] or '') or 0) + 1
+  local text = string.format('%d', version)
+  if edge then
+    redis.call('HSET', companion, 'edge_time', ARGV[8], 'edge', ARGV[9], 'base', ARGV[10], 'version', text)
+  else
+    redis.call('HSET', companion, 'version', text)
+  end
+  return {card, version, 'a', oldest, tonumber(known[5] or '') or 0}
+end
+-- Everything else.
+
+local tf = tonumber(ARGV[3])
 local label = {[0] = 'assumed', [1] = 'stream', [2] = 'rest'}
 local rank_of = {assumed = 0, stream = 1, rest = 2}
-
-local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected', 'corrected_from', 'changed_from')
 local epoch = tonumber(known[1] or '') or 0
 if tonumber(ARGV[1]) < epoch then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is older than ' .. known[1])
@@ -37,8 +71,8 @@ local new_edge = tonumber(ARGV[8])
 if new_edge and edge_time and new_edge < edge_time then new_edge = nil end
 
 local NUMBER = '[%d.e+-]+'
-local PATTERN = '^{"open_time":(%d+),("open":N,"high":N,"low":N,"close":N),"volume":(N),"kind":"(%a+)","evidence":"(%a+)","as_of":(%d+),"revision":(%d+)}$'
-PATTERN = string.gsub(PATTERN, 'N', (string.gsub(NUMBER, '%%', '%%%%')))
+local PATTERN = '^{"open_time":(%d+),("open":' .. NUMBER .. ',"high":' .. NUMBER .. ',"low":' .. NUMBER .. ',"close":' .. NUMBER
+  .. '),"volume":(' .. NUMBER .. '),"kind":"(%a+)","evidence":"(%a+)","as_of":(%d+),"revision":(%d+)}$'
 -- A member that is no candle of ours at that time is as good as none.
 local function parse(member, time)
   if not member then return nil end

@@ -13,6 +13,19 @@ local function without_epoch(text)
   text = string.gsub(announced(text), '"epoch":%d+,', '', 1)
   return (string.gsub(text, ',"bias":[^,]+,"bias_timeframes":%d+', '', 1))
 end
+-- Nearly every reading is of a later candle than the stored one. Then it differs, and is not compared: what is done for
+-- it here is what would be done below.
+if ARGV[3] == '' then
+  local HEAD = '^{"open_time":(%d+),"revision":%d+,"epoch":(%d+),'
+  local time, epoch = string.match(redis.call('GETRANGE', KEYS[1], 0, 99), HEAD)
+  local new_time, new_epoch = string.match(ARGV[1], HEAD)
+  if time and new_time and tonumber(new_time) > tonumber(time) and tonumber(new_epoch) >= tonumber(epoch) then
+    redis.call('SET', KEYS[1], ARGV[1])
+    redis.call('PUBLISH', ARGV[2], announced(ARGV[1]))
+    return 1
+  end
+end
+-- Everything else.
 local stored = redis.call('GET', KEYS[1])
 if stored == ARGV[1] and ARGV[3] ~= '1' then return 0 end
 if stored then
