@@ -207,7 +207,8 @@ async def keep_feeding(
 ) -> None:
     """One feed for good: a bug restarts it, what only a person can mend ends it.
 
-    The others go on. The end of the last one raises what ended the first.
+    The others go on. The end of the last one raises what ended the first. Where several are run,
+    an exchange that another daemon holds is waited for.
     """
     name = following.name
     journal = Journal(name)
@@ -218,9 +219,15 @@ async def keep_feeding(
             try:
                 await feeds[name].run()
             except* TakenError as error:
-                if not following.plan.standby:
+                if not following.plan.standby and len(endings.exchanges) == 1:
                     raise
-                journal.warning("another daemon took over", why=str(first_of(error)))
+                journal.warning(
+                    "another daemon holds the exchange", why=str(first_of(error)),
+                    next="it is taken over once it is free",
+                )  # fmt: skip
+                # Nobody starts one feed of several anew, and it may be the lease of our own last
+                # life, which lapses.
+                following.plan = attrs.evolve(following.plan, standby=True)
                 await trio.sleep(ASK)
             else:
                 return

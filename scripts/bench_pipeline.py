@@ -5,9 +5,10 @@
 
 Two processes and a real Valkey: one sends frames in Coinbase's protocol over loopback sockets,
 one, pinned to a core of its own, runs connection -> tracker -> writer -> readings. Every symbol's
-slot is closed by one trade beyond its end, all sent at one instant; a reading counts as published
-when Redis has acknowledged its batch. Times are the machine's monotonic clock. Prints JSON; judges
-nothing.
+slot is closed by one trade beyond its end, all sent at one instant; a candle counts as readable and
+a reading as published when Redis has acknowledged its batch. Times are the machine's monotonic
+clock. Where the machine is busy with other things they say little: compare the CPU time that a round
+costs this process and the server. Prints JSON; judges nothing.
 
 What a daemon does beside that is switched on and off by ``--with`` (``none``: nothing of it):
 
@@ -442,6 +443,18 @@ async def pipeline(
         )  # fmt: skip
         report.budget, report.repairs, report.verification = budget, repairs, verification
     _measure(writer, readings, where)
+    readable: list[tuple[float, int]] = []
+    store_candles = writer._store
+
+    async def counted_candles(
+        ordered: Sequence[Series], listed: Sequence[Sequence[Candle]], *, history: bool
+    ) -> list[object]:
+        replies = await store_candles(ordered, listed, history=history)
+        if not history:
+            readable.append((time.monotonic(), sum(map(len, listed))))
+        return replies
+
+    writer._store = counted_candles  # type: ignore[method-assign]
     published: list[tuple[float, int]] = []
     alerted: list[tuple[float, int]] = []
     publish, alert = readings._publish, readings._alert
@@ -480,12 +493,18 @@ async def pipeline(
     port = json.loads(process.stdout.readline())["port"]
     size = COINBASE.products_per_connection
     shards = [names[at : at + size] for at in range(0, count, size)]
+    candles: dict[str, list[float]] = {}
     latencies: dict[str, list[float]] = {}
-    cpu: dict[str, list[float]] = {}
+    cpu: dict[str, dict[str, list[float]]] = {}
     alerts: dict[str, list[float]] = {}
     windows: list[tuple[float, float, int]] = []
     scrapes: list[tuple[float, float, int]] = []
     rss: list[int] = []
+
+    async def server_cpu() -> float:
+        """Milliseconds of CPU that the server has taken by now."""
+        info = await redis.one("INFO", "cpu")
+        return 1000 * float(info["used_cpu_user"] + info["used_cpu_sys"])
 
     def compared() -> int:
         return verification.figures.requests if verification is not None else 0
@@ -554,20 +573,29 @@ async def pipeline(
             gc.freeze()
             for kind, boundary in rounds:
                 expected = count * sum(1 for tf in TIMEFRAMES if boundary % tf.ms == 0)
+                readable.clear()
                 published.clear()
                 alerted.clear()
                 if verification is not None:
                     for one in every[:count]:
                         verification.first(one, boundary - 3 * M5)
                 before, asked = readings.work.published, compared()
-                begun = time.process_time()
+                costs = cpu.setdefault(kind, {})
+                of_server, begun = await server_cpu(), time.process_time()
                 sent = await order(boundary + 150, "update")
                 with trio.move_on_after(10):
                     while readings.work.published < before + expected:  # noqa: ASYNC110
                         await trio.sleep(0.005)
-                    cpu.setdefault(kind, []).append((time.process_time() - begun) * 1000)
+                    spent = (time.process_time() - begun) * 1000
+                    costs.setdefault("until the readings", []).append(spent)
                     while alerting is not None and alerting.waiting:  # noqa: ASYNC110
                         await trio.sleep(0.005)
+                spent = (time.process_time() - begun) * 1000
+                costs.setdefault("whole round", []).append(spent)
+                costs.setdefault("server", []).append(await server_cpu() - of_server)
+                candles.setdefault(kind, []).extend(
+                    (moment - sent) * 1000 for moment, count in readable for _ in range(count)
+                )
                 # Redis has acknowledged a whole batch: each reading counts as late as the last.
                 arrived = [moment for moment, count in published for _ in range(count)]
                 latencies.setdefault(kind, []).extend((moment - sent) * 1000 for moment in arrived)
@@ -608,7 +636,14 @@ async def pipeline(
         }
     if alerting is not None:
         ran["rules"] = {"alerts": alerting.fired, "withdrawn": alerting.withdrawn}
-    return {"latencies": latencies, "alerts": alerts, "cpu": cpu, "beside": ran, "rss": rss}
+    return {
+        "candles": candles,
+        "latencies": latencies,
+        "alerts": alerts,
+        "cpu": cpu,
+        "beside": ran,
+        "rss": rss,
+    }
 
 
 def _measure(writer: Writer, readings: Readings, where: dict[str, float]) -> None:
@@ -798,11 +833,18 @@ def main() -> int:
             where: dict[str, float] = {}
             found = trio.run(pipeline, count, rounds, url, where, beside, Path(directory))
             result["pipeline"][f"{count} symbols"] = {
-                **{kind: summary(values) for kind, values in found["latencies"].items() if values},
-                "alerts": {
-                    kind: summary(values) for kind, values in found["alerts"].items() if values
+                **{
+                    name: {kind: summary(values) for kind, values in found[of].items() if values}
+                    for name, of in (
+                        ("candle readable", "candles"),
+                        ("reading published", "latencies"),
+                        ("alerts", "alerts"),
+                    )
                 },
-                "cpu_ms": {kind: rounded(values) for kind, values in found["cpu"].items()},
+                "cpu_ms": {
+                    kind: {name: rounded(values) for name, values in costs.items()}
+                    for kind, costs in found["cpu"].items()
+                },
                 "beside": found["beside"],
                 "rss_mb": {"first": found["rss"][0], "last": found["rss"][-1]},
                 "where the time goes, ms in all rounds": {k: round(v, 1) for k, v in where.items()},

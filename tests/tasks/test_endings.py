@@ -105,7 +105,6 @@ def fates(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sequence[Exception]]:
 FINAL = [
     Refused("451 for legal reasons"),
     UnknownSymbol("unknown symbol X-Y"),
-    TakenError("held by process 7"),
     StoreUnusable("no Redis"),
     ConfigurationError("wrong"),
 ]
@@ -135,10 +134,31 @@ async def test_a_failure_that_may_pass_restarts_that_exchange_alone(
     assert sorted(FakeFeed.begun) == ["a", "b", "b", "b"]
 
 
+async def test_beside_others_an_exchange_that_is_taken_is_waited_for(
+    fates, caplog, autojump_clock: MockClock
+):
+    """Nobody starts it anew alone, and its holder may be our own last life, whose lease lapses."""
+    caplog.set_level(logging.WARNING, "livermore")
+    fates["b"] = [TakenError("held by process 7")]
+    world = World(["a", "b"])
+    assert await world.run(seconds=60) == []
+    assert sorted(FakeFeed.begun) == ["a", "b", "b"]
+    assert world.feeds["b"].plan.standby
+    assert not world.feeds["a"].plan.standby
+    [said] = caplog.records
+    assert (said.name, said.getMessage()) == ("livermore.b", "another daemon holds the exchange")
+
+
+async def test_a_single_exchange_that_is_taken_ends(fates, autojump_clock: MockClock):
+    fates["a"] = [TakenError("held by process 7")]
+    with pytest.RaisesGroup(TakenError):
+        await World(["a"]).run()
+
+
 async def test_with_the_last_exchange_all_ends_with_what_ended_the_first(
     fates, autojump_clock: MockClock
 ):
-    fates["a"] = [RestError("503"), TakenError("held by process 7")]  # the later one
+    fates["a"] = [RestError("503"), Refused("451")]  # the later one
     fates["b"] = [UnknownSymbol("unknown symbol X-Y")]
     with pytest.RaisesGroup(pytest.RaisesExc(UnknownSymbol)) as caught:
         await World(["a", "b"]).run()
