@@ -5,9 +5,9 @@
 
 Two processes and a real Valkey: one sends frames in Coinbase's protocol over loopback sockets,
 one, pinned to a core of its own, runs connection -> tracker -> writer -> readings. Every symbol's
-slot is closed by one trade beyond its end, all sent at one instant; a candle counts as readable and
-a reading as published when Redis has acknowledged its batch. Times are the machine's monotonic
-clock. Where the machine is busy with other things they say little: compare the CPU time that a round
+slot is closed by one trade beyond its end, all sent at one instant; a candle counts as readable, a
+reading as published, when Redis has acknowledged its batch. Times are the machine's monotonic
+clock. Where it is busy with other things they say little: compare the CPU time that a round
 costs this process and the server. Prints JSON; judges nothing.
 
 What a daemon does beside that is switched on and off by ``--with`` (``none``: nothing of it):
