@@ -73,6 +73,8 @@ class FlagTracker(Tracker):
         tape.samples[open_time] = (heard, sample)
         while len(tape.samples) > KEPT:
             del tape.samples[min(tape.samples)]
+        if open_time not in tape.samples:
+            return  # long over: REST was asked for it
         if sample.closed and tape.closed_to is not None and open_time <= tape.closed_to:
             self._close_flagged(tape, open_time)  # late, or another time
         self._settle(tape, time)
