@@ -123,10 +123,10 @@ def test_a_flag_from_long_ago_changes_nothing():
     for slot in range(5):
         line.say(T0 + (slot + 1) * MS + 5, sample(T0 + slot * MS, 101.0 + slot, closed=True))
     line.tracker.pending.closes.clear()
-    line.say(T0 + 5 * MS + 900, sample(T0, 555.0, 9.0, closed=True))
+    line.say(T0 + 5 * MS + 900, sample(T0, 105.5, 9.0, closed=True))
     assert not line.closes
-    line.say(T0 + 6 * MS + 5, sample(T0 + 5 * MS, 120.0, closed=True))
-    assert line.closes[T0 + 5 * MS].close == 120.0
+    line.say(T0 + 6 * MS + 5, sample(T0 + 5 * MS, 108.0, closed=True))
+    assert line.closes[T0 + 5 * MS].close == 108.0
 
 
 def test_a_flat_candle_without_volume_is_empty_in_the_exchanges_own_words():
