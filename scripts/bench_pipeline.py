@@ -493,7 +493,7 @@ async def pipeline(
     port = json.loads(process.stdout.readline())["port"]
     size = COINBASE.products_per_connection
     shards = [names[at : at + size] for at in range(0, count, size)]
-    candles: dict[str, list[float]] = {}
+    stored_at: dict[str, list[float]] = {}
     latencies: dict[str, list[float]] = {}
     cpu: dict[str, dict[str, list[float]]] = {}
     alerts: dict[str, list[float]] = {}
@@ -593,7 +593,7 @@ async def pipeline(
                 spent = (time.process_time() - begun) * 1000
                 costs.setdefault("whole round", []).append(spent)
                 costs.setdefault("server", []).append(await server_cpu() - of_server)
-                candles.setdefault(kind, []).extend(
+                stored_at.setdefault(kind, []).extend(
                     (moment - sent) * 1000 for moment, count in readable for _ in range(count)
                 )
                 # Redis has acknowledged a whole batch: each reading counts as late as the last.
@@ -637,7 +637,7 @@ async def pipeline(
     if alerting is not None:
         ran["rules"] = {"alerts": alerting.fired, "withdrawn": alerting.withdrawn}
     return {
-        "candles": candles,
+        "candles": stored_at,
         "latencies": latencies,
         "alerts": alerts,
         "cpu": cpu,

@@ -14,6 +14,7 @@ from livermore.errors import StoreError
 from livermore.market.candle import Candle, Evidence, Kind, Series, empty
 from livermore.market.timeframe import Timeframe
 from livermore.market.tracker import Pending
+from livermore.runtime import readings as readings_
 from livermore.runtime.alerting import Alerting
 from livermore.runtime.lease import Lease
 from livermore.runtime.readings import Readings
@@ -547,3 +548,38 @@ async def test_how_far_rules_are_is_written_once_a_burst_is_over(desk, monkeypat
     await desk.readings.turn()
     assert await cursor() == T0 + slot * M5.ms
     assert not desk.alerting.waiting
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+async def test_what_rules_found_in_a_burst_is_told_when_it_is_over_or_soon(
+    desk, monkeypatch, lasts
+):
+    other = AlertDesk(desk.lanes.url)
+    other.now = desk.now
+    await other.start()
+    await other.close(*(candle(other, slot) for slot in range(FIRST)))
+    slot = FIRST
+    while not await other.alerts():
+        await other.slots(slot, slot + 1)
+        slot += 1
+    other.shut()
+
+    await desk.slots(FIRST, slot - 1)
+    desk.now = T0 + slot * M5.ms + 1500
+    await desk.close(candle(desk, slot - 1), reading=False)
+    [*waiting] = desk.readings._queue
+    publish = desk.readings._publish
+
+    async def more_comes() -> None:
+        await publish()
+        desk.readings._queue += waiting
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.readings, "_publish", more_comes)
+        if lasts:
+            patched.setattr(readings_, "SOON", 0.0)
+        await desk.readings.turn()
+    assert (await desk.reading()).open_time == T0 + (slot - 1) * M5.ms
+    assert len(await desk.alerts()) == lasts
+    await desk.readings.turn()
+    assert len(await desk.alerts()) == 1

@@ -142,6 +142,15 @@ def test_it_listens_on_its_socket_and_on_no_port(state_dir):
         assert client.config_get("save") == {"save": ""}
 
 
+def test_it_is_given_no_environment_of_ours(state_dir, monkeypatch):
+    """It outlives us; what it is given is for its allocator."""
+    monkeypatch.setenv("LIVERMORE_WEBHOOK", "secret")
+    with open_private_valkey(state_dir) as url:
+        given = Path(f"/proc/{server_pid(url)}/environ").read_bytes()
+    assert given.startswith(b"GLIBC_TUNABLES=glibc.malloc.tcache_count=")
+    assert b"secret" not in given
+
+
 def test_nobody_else_can_reach_it(state_dir):
     with open_private_valkey(state_dir):
         for path in (state_dir, *state_dir.rglob("*")):

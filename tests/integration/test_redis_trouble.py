@@ -13,7 +13,7 @@ import redis
 import redis.cluster
 
 from livermore.adapters import store
-from livermore.adapters.redis import DIGESTS, Client, answered, script
+from livermore.adapters.redis import AHEAD, DIGESTS, Client, answered, script
 from livermore.errors import StoreError
 from livermore.market.candle import Candle, Series
 from livermore.market.timeframe import Timeframe
@@ -102,6 +102,24 @@ def test_of_a_batch_that_is_cut_in_the_middle_each_candle_is_announced_once(
 
     heard = told(own_valkey.url, lose_and_ask_again)
     assert len(heard) == len(set(heard)) == 50
+    client.close()
+
+
+def test_of_a_long_batch_that_is_cut_the_replies_that_came_are_kept(
+    own_valkey: RedisServer, proxy: Proxy
+):
+    client = Client(proxy.url)
+    client.run([write("OTHER-USD")])
+    calls = [write(f"S{number}-USD") for number in range(2 * AHEAD + 50)]
+    cut = proxy.cut(f"candles:coinbase:S{2 * AHEAD + 20}-USD", request=30)
+    replies = client.run_each(calls)
+    assert cut.made.wait(5)
+    assert [reply[2] for reply in replies[:AHEAD]] == [b"a"] * AHEAD
+    came = [isinstance(reply, list) for reply in replies]
+    assert came == sorted(came, reverse=True)
+    assert not any(came[2 * AHEAD :])
+    codes = b"".join(reply[2] for reply in client.run(calls))
+    assert codes == b"s" * (2 * AHEAD + 20) + b"a" * 30
     client.close()
 
 
