@@ -108,6 +108,8 @@ class Dialect:
     subscribe_within: int
     """After connecting, when the exchange hangs up on a silent client."""
     products_per_connection: int
+    least_connections: int = 1
+    """Even if fewer would do: products are dealt out, one lost socket is not all of the large."""
     messages_per_second: float
     """Frames we may send."""
     messages_shared: bool = False

@@ -519,6 +519,7 @@ def _dialect(member: Member) -> Dialect:
         subscribe_within=10_000,  # not documented
         # 400 streams: what one lost socket puts in doubt stays small.
         products_per_connection=200,
+        least_connections=2,
         streams_per_connection=1024,
         messages_per_second=3.0,  # documented: 5 per connection, answers to pings included
         maximum_age=DAY,

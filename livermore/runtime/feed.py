@@ -769,8 +769,9 @@ class Feed:
         self._repairs.leave_out(rejected)
 
     def _shards(self) -> list[Sequence[Product]]:
-        size = self.plan.dialect.products_per_connection
-        count = -(-len(self._products) // size)
+        dialect, listed = self.plan.dialect, len(self._products)
+        count = -(-listed // dialect.products_per_connection)
+        count = max(count, min(listed, dialect.least_connections))
         # Dealt out by rank, so that one lost socket is not all of the large symbols.
         return [self._products[shard::count] for shard in range(count)]
 

@@ -241,6 +241,7 @@ def test_facts_are_sane(dialect: Dialect) -> None:
     assert dialect.sample_lag is None or dialect.settle < dialect.sample_lag <= 30_000
     assert 1_000 <= dialect.subscribe_within <= 60_000
     assert 1 <= dialect.products_per_connection <= 1_000
+    assert 1 <= dialect.least_connections <= 10
     assert 0 < dialect.messages_per_second <= 100
     assert 2**20 <= dialect.maximum_message <= 2**26
     assert 0 < dialect.rest_per_second <= 100
