@@ -64,7 +64,7 @@ class Daemon:
 
     @property
     def feed(self) -> Feed:
-        return self.feeds[EXCHANGE]
+        return self.feeds[self.simulator.exchange.name]
 
     @property
     def symbols(self) -> Sequence[str]:
@@ -81,7 +81,7 @@ class Daemon:
         """Wait until the history is there and the stream is live."""
         await self.until(
             lambda: (
-                EXCHANGE in self.feeds
+                self.simulator.exchange.name in self.feeds
                 and self.feed.history_whole
                 and self.told()[0] == "live"
                 and all(health.state.value == "live" for health in self.feed.report.healths)
@@ -91,7 +91,7 @@ class Daemon:
 
     def told(self) -> tuple[str, str]:
         """State and note as status shows them."""
-        if EXCHANGE not in self.feeds:
+        if self.simulator.exchange.name not in self.feeds:
             return "", ""
         state, _, note = self.feed.report.state(self.feed.now())
         return state, note
@@ -105,7 +105,7 @@ async def running(
     given = Settings(
         **{
             "state_dir": directory / "state",
-            "exchanges": (EXCHANGE,),
+            "exchanges": (simulator.exchange.name,),
             "top": 3,
             "redis_url": url,
             "rest_url": simulator.rest_url,
@@ -164,7 +164,11 @@ async def agree(
         if time.monotonic() > deadline - within / 2:
             until = now_of(simulator)
         compare = partial(
-            check, control=simulator.control_url, exchange=EXCHANGE, symbols=symbols, until=until
+            check,
+            control=simulator.control_url,
+            exchange=simulator.exchange.name,
+            symbols=symbols,
+            until=until,
         )
         result: dict[str, Any] = await stored(url, compare)
         if not result["wrong"]:
@@ -188,10 +192,11 @@ class Heard:
     """Everything published for the exchange, in order."""
 
     messages: list[tuple[str, dict[str, Any]]] = attrs.Factory(list)
+    exchange: str = EXCHANGE
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Messages of one kind of channel: ``candle:close``, ``lifecycle`` …"""
-        prefix = f"channel:exchange:{EXCHANGE}:{kind}"
+        prefix = f"channel:exchange:{self.exchange}:{kind}"
         return [message for channel, message in self.messages if channel.startswith(prefix)]
 
     def events(self) -> list[str]:
@@ -200,15 +205,15 @@ class Heard:
 
 
 @contextlib.contextmanager
-def listening(url: str) -> Iterator[Heard]:
+def listening(url: str, exchange: str = EXCHANGE) -> Iterator[Heard]:
     """Hear what the daemon publishes within the block; a Redis that goes away is waited for."""
-    heard, ready, stop = Heard(), threading.Event(), threading.Event()
+    heard, ready, stop = Heard(exchange=exchange), threading.Event(), threading.Event()
 
     def listen() -> None:
         while not stop.is_set():
             try:
                 with _client(url) as client, client.pubsub(ignore_subscribe_messages=True) as ears:
-                    ears.psubscribe(f"channel:exchange:{EXCHANGE}:*")
+                    ears.psubscribe(f"channel:exchange:{exchange}:*")
                     ears.get_message(timeout=0.5)
                     ready.set()
                     while True:
@@ -250,9 +255,9 @@ def check_announcements(
     for kind, found in (("candle:close", closes), ("candle:correct", corrections)):
         for message in heard.of(kind):
             timeframe = next(t for t in TIMEFRAMES if t.value == message["timeframe"])
-            found[Series(EXCHANGE, message["symbol"], timeframe)].append(message)
+            found[Series(heard.exchange, message["symbol"], timeframe)].append(message)
     count = 0
-    for series in (one for symbol in symbols for one in store.all_series(EXCHANGE, symbol)):
+    for series in (one for symbol in symbols for one in store.all_series(heard.exchange, symbol)):
         cursor = store.surveyed(series, client.one(*store.survey(series, 0, 0))).cursor
         assert cursor is not None, series
         members = client.one(*store.range_call(series, "-inf", "+inf"))
