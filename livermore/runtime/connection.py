@@ -118,6 +118,8 @@ class _Line:
     renew_after: float = math.inf
     """Age (ms) at which the next socket is opened."""
     look_at: float = 0.0
+    pinging: bool = False
+    """Whether a pong is waited for; one that does not come is no matter of the next line."""
 
     def asked(self, subscription: Subscription) -> None:
         """It was sent."""
@@ -190,7 +192,6 @@ class Connection:
     _successor: _Line | None = None
     """The socket that goes on, once it is ready."""
     _preparing: bool = False
-    _pinging: bool = False
     _ponged_at: float = 0.0
 
     @pace.default
@@ -285,8 +286,8 @@ class Connection:
                     waited_from = max(waited_from, self._ponged_at)
                     if now - waited_from >= silent_after - 0.001:
                         raise Stalled(f"{self.health.name}: no frame for {silent_after:.0f} s")
-                    if self.dialect.silent and now - waited_from >= PING and not self._pinging:
-                        self._pinging = True
+                    if self.dialect.silent and now - waited_from >= PING and not line.pinging:
+                        line.pinging = True
                         sockets.start_soon(self._ping, line)
                     subscribing = line.waiting and self.health.state is not State.LIVE
                     if self.dialect.silent and subscribing and listened > ACKNOWLEDGED:
@@ -336,12 +337,13 @@ class Connection:
     async def _ping(self, line: _Line) -> None:
         """A pong is a sign of life where nothing trades."""
         try:
-            await line.socket.ping()
-            self._ponged_at = trio.current_time()
+            with trio.move_on_after(SILENT):
+                await line.socket.ping()
+                self._ponged_at = trio.current_time()
         except ConnectionLost:
             pass  # whoever waits for a frame is told as well
         finally:
-            self._pinging = False
+            line.pinging = False
 
     # -- from one socket to the next ------------------------------------------------------
 

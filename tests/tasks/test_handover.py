@@ -298,3 +298,19 @@ async def test_where_nothing_is_confirmed_and_nothing_trades_the_connection_is_g
         await trio.sleep(40)
         assert "were not confirmed" in str(scene.ended)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_pong_that_the_old_socket_owed_is_not_waited_for_on_the_next(
+    scene: Scene, autojump_clock: MockClock
+):
+    scene.mute.add(0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.live)
+        await trio.sleep(13)
+        assert scene.sockets[0].pings == 1
+        scene.sockets[0].tell(closing=True)
+        await trio.sleep(300)
+        assert scene.ended is None
+        assert len(scene.sockets) == 2
+        assert scene.sockets[1].pings > 10
+        nursery.cancel_scope.cancel()
