@@ -119,10 +119,10 @@ class Unlisted:
 
     def check(self) -> None:
         """Raises :class:`UnknownSymbol` for what none of them lists."""
-        first, *others = self.found.values()
+        first, *others = (self.found[name] for name in self.exchanges)
         for symbol, message in first.items():
             if all(symbol in other for other in others):
-                raise UnknownSymbol(f"{message} (none of {', '.join(self.found)} lists it)")
+                raise UnknownSymbol(f"{message} (none of {', '.join(self.exchanges)} lists it)")
 
     async def watch(self) -> None:
         """:meth:`check` it as soon as all is known."""
