@@ -11,10 +11,9 @@ empty candle in the exchange's own words.
 
 from __future__ import annotations
 
-from livermore.errors import ImpossibleCandle
-from livermore.market.candle import Candle, Evidence, empty, same_volume
+from livermore.market.candle import same_volume
 from livermore.market.events import Sample, Ticker
-from livermore.market.tracker import BELIEVED, HEARD, KEPT, Tracker, _Tape
+from livermore.market.tracker import BELIEVED, HEARD, KEPT, Tracker, _closed, _Tape
 
 UNHEARD = 5_000
 """Ms beyond ``settle`` after which a slot is missing although the socket itself is behind."""
@@ -109,16 +108,8 @@ class FlagTracker(Tracker):
         return due - due % self._timeframe.ms - self._timeframe.ms
 
     def _close_flagged(self, tape: _Tape, open_time: int) -> None:
-        heard, sample = tape.samples[open_time]
-        try:
-            if sample.volume > 0:
-                candle = Candle(
-                    tape.series, open_time, sample.open, sample.high, sample.low, sample.close,
-                    sample.volume, evidence=Evidence.STREAM, as_of=heard,
-                )  # fmt: skip
-            else:
-                candle = empty(tape.series, open_time, sample.close, Evidence.STREAM, heard)
-        except ImpossibleCandle:
+        candle = _closed(tape.series, *tape.samples[open_time])
+        if candle is None:
             self._miss(tape, open_time)
             return
         before = tape.closed.get(open_time)

@@ -930,16 +930,8 @@ class Tracker:
         known = tape.samples.get(open_time)
         if known is None or known[0] <= open_time + self._timeframe.ms:
             return False
-        heard, sample = known
-        try:
-            if sample.volume > 0:
-                candle = Candle(
-                    tape.series, open_time, sample.open, sample.high, sample.low, sample.close,
-                    sample.volume, evidence=Evidence.STREAM, as_of=heard,
-                )  # fmt: skip
-            else:
-                candle = empty(tape.series, open_time, sample.close, Evidence.STREAM, heard)
-        except ImpossibleCandle:
+        candle = _closed(tape.series, *known)
+        if candle is None:
             return False
         tape.closed[open_time] = candle
         tape.before = (open_time, candle.close)
@@ -1030,6 +1022,19 @@ class Tracker:
                 sample.volume,
                 heard,
             )
+
+
+def _closed(series: Series, heard: int, sample: Sample) -> Candle | None:
+    """The candle a final sample shows; None where no market can have made it."""
+    try:
+        if sample.volume > 0:
+            return Candle(
+                series, sample.open_time, sample.open, sample.high, sample.low, sample.close,
+                sample.volume, evidence=Evidence.STREAM, as_of=heard,
+            )  # fmt: skip
+        return empty(series, sample.open_time, sample.close, Evidence.STREAM, heard)
+    except ImpossibleCandle:
+        return None
 
 
 def _onto(sample: Sample, trades: Iterable[Trade]) -> _Slot:
