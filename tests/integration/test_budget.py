@@ -9,7 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -17,11 +18,13 @@ import trio
 
 from livermore.adapters import store
 from livermore.adapters.bans import Bans
+from livermore.adapters.http import Http, Reply
 from livermore.adapters.redis import Redis, script
 from livermore.errors import StoreError
+from livermore.exchanges import dialect
 from livermore.market.gap import Lane
 from livermore.runtime import rest as module
-from livermore.runtime.rest import Budget
+from livermore.runtime.rest import Budget, Rest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PER_SECOND = 8.0
@@ -141,6 +144,39 @@ async def test_an_unused_second_is_not_saved_up(budget):
     for _ in range(5):
         await budget.grant(Lane.LIVE)
     assert trio.current_time() - started >= 4 / PER_SECOND - 0.02
+
+
+async def test_when_the_address_has_used_its_share_the_next_window_is_waited_for(budget):
+    """Others may share the address: what the exchange counts is more than what we asked for."""
+    await budget.grant(Lane.LIVE)
+    budget.told(used=79, limit=100, left=5.0)  # below our 80 %
+    started = trio.current_time()
+    await budget.grant(Lane.LIVE)
+    assert trio.current_time() - started < 1.0
+    budget.told(used=80, limit=100, left=0.7)
+    started = trio.current_time()
+    await budget.grant(Lane.LIVE)
+    assert trio.current_time() - started >= 0.7 - 0.02
+    assert budget.banned is None, "nobody refused us"
+    assert budget.refusals == 0
+
+
+async def test_what_is_used_is_what_requests_weighed(budget):
+    await budget.grant(Lane.LIVE, weight=4)
+    await budget.grant(Lane.LIVE)
+    assert budget.used(60) == 5
+
+
+async def test_the_window_ends_by_the_exchanges_clock():
+    """What headers tell reaches the budget with how long the exchange's minute still lasts."""
+    told: list[tuple[int, float, float]] = []
+    budget = cast(Budget, SimpleNamespace(told=lambda *what: told.append(what)))
+    minute = 1_700_000_000_000 // 60_000 * 60_000
+    rest = Rest(dialect("binance"), cast(Http, None), budget, lambda: minute + 45_000)
+    rest._account(Reply(200, {"x-mbx-used-weight-1m": "4800"}, b""))
+    rest._account(Reply(200, {}, b""))
+    [(used, limit, left)] = told
+    assert (used, round(limit), round(left, 3)) == (4800, 6000, 15.0)
 
 
 async def test_a_heavy_request_takes_the_room_of_several(budget):

@@ -76,6 +76,15 @@ def test_what_was_read_too_early_confirms_and_contradicts_nothing():
         assert left == (10 * M5,)
 
 
+def test_an_omission_proves_nothing_where_the_exchange_shows_empty_slots():
+    held = by_time(attrs.evolve(flat(10), evidence=Evidence.REST))
+    page = Page((), (10 * M5,))
+    assert judge([10 * M5], held, page, {})[0] == Compared(slots=1, confirmed=1)
+    found, left = judge([10 * M5], held, page, {}, omits_empties=False)
+    assert found == Compared(slots=1, undecided=1)
+    assert left == (10 * M5,)
+
+
 def test_what_is_no_longer_kept_does_not_count():
     page = Page((traded(10),), (), newest=10 * M5)
     assert judge([10 * M5], {}, page, {10 * M5: "t"}) == (Compared(), ())
