@@ -14,6 +14,7 @@ from collections.abc import Callable
 import trio
 import wsproto
 import wsproto.events as ws
+from wsproto.connection import ConnectionState
 
 from livermore.simulator.faults import Faults
 from livermore.simulator.frame import Frame
@@ -141,8 +142,8 @@ class Socket:
 
     def ping(self, payload: bytes) -> None:
         """Ping; a pong with the same payload sets :attr:`answered`."""
-        if self.scope.cancel_called:
-            return  # it has said goodbye
+        if self.scope.cancel_called or self._protocol.state is not ConnectionState.OPEN:
+            return  # one of us has said goodbye
         self._pings.append(payload)
         self.pinged.set()
         self._outbox.append(self._protocol.send(ws.Ping(payload=payload)))
@@ -258,7 +259,7 @@ class Socket:
                     self._outbox.append(self._protocol.send(event.response()))
                     self._wake.set()
                 elif isinstance(event, ws.CloseConnection):
-                    if self._protocol.state is wsproto.connection.ConnectionState.REMOTE_CLOSING:
+                    if self._protocol.state is ConnectionState.REMOTE_CLOSING:
                         self._last_words = self._protocol.send(event.response())
                     return
 
