@@ -29,8 +29,10 @@ PREFIX = "LIVERMORE_"
 FILE_VARIABLE = "LIVERMORE_CONFIG"
 """Names the file, like ``--config``."""
 
-RESERVED = frozenset({"LIVERMORE_DATABASE_URL", "LIVERMORE_CONTROL_SECRET"})
-"""Variables that belong to parts which are not read here; any other unknown one is an error."""
+SECRETS = frozenset({"LIVERMORE_DATABASE_URL", "LIVERMORE_CONTROL_SECRET"})
+"""Variables that hold secrets: they are settings which only the environment can say."""
+LEAST_SECRET = 16
+"""Characters of a secret that commands are signed with."""
 
 DEFAULT_TOP = 50
 MIB = 1024 * 1024
@@ -69,6 +71,10 @@ class Settings:
     top: int | None = None
     redis_url: str | None = attrs.field(default=None, repr=False)
     """None means the private Valkey in ``state_dir``. Not in the repr: it may hold a password."""
+    database_url: str | None = attrs.field(default=None, repr=False)
+    """PostgreSQL, from the environment alone. None: users, positions and history need one."""
+    control_secret: str | None = attrs.field(default=None, repr=False)
+    """What commands are signed with, from the environment alone. None: they need no signature."""
     rest_url: str | None = None
     websocket_url: str | None = None
     own: Mapping[str, Own] = attrs.Factory(dict)
@@ -186,7 +192,7 @@ def load(
         ),
     ):
         parsed = {
-            key: (_PARSERS.get(key) or _TABLES[key])(
+            key: (_PARSERS.get(key) or _TABLES.get(key) or _FROM_ENVIRONMENT[key])(
                 value, _Source(name_of(key), error, base, home)
             )
             for key, value in given.items()
@@ -251,9 +257,13 @@ def channel_variables(
     channels: Iterable[ChannelSettings], environ: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """What the environment holds of the variables that ``channels`` name: secrets."""
+    return variables((name for one in channels for name in one.variables), environ)
+
+
+def variables(names: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What the environment holds of the variables ``names``: secrets."""
     known = os.environ if environ is None else environ
-    named = {name for one in channels for name in one.variables}
-    return {name: known[name] for name in named if name in known}
+    return {name: known[name] for name in names if name in known}
 
 
 def flag_name(key: str) -> str:
@@ -290,7 +300,11 @@ _Given = tuple[Mapping[str, object], Callable[[str], str], type[LivermoreError],
 def _variables(environ: Mapping[str, str]) -> dict[str, object]:
     given: dict[str, object] = {}
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in RESERVED or name == FILE_VARIABLE:
+        if not name.startswith(PREFIX) or name == FILE_VARIABLE:
+            continue
+        if name in SECRETS:
+            if environ[name].strip():
+                given[name.removeprefix(PREFIX).lower()] = environ[name]
             continue
         key = name.removeprefix(PREFIX).lower()
         if key in _TABLES:
@@ -301,7 +315,7 @@ def _variables(environ: Mapping[str, str]) -> dict[str, object]:
             known = [PREFIX + known.upper() for known in _PARSERS]
             raise ConfigurationError(
                 f"environment: unknown setting {name}"
-                f"{near(name.upper(), [*known, *RESERVED, FILE_VARIABLE])}"
+                f"{near(name.upper(), [*known, *SECRETS, FILE_VARIABLE])}"
             )
         if environ[name].strip():
             given[key] = environ[name]
@@ -547,7 +561,7 @@ def _url(value: object, source: _Source, schemes: tuple[str, ...]) -> SplitResul
         raise _wrong(source, f"unknown scheme {_quoted(parts.scheme)}: use {forms}")
     if any(ord(character) <= 32 for character in value.strip()):
         raise _wrong(source, "the URL holds a space or a line break")
-    if parts.scheme != "unix" and not parts.hostname:
+    if parts.scheme not in ("unix", "postgresql", "postgres") and not parts.hostname:
         raise _wrong(source, "the URL names no host")
     return parts
 
@@ -563,6 +577,20 @@ def _redis_url(value: object, source: _Source) -> str:
     if parts.scheme == "unix" and len(parts.path) < 2:
         raise ConfigurationError(f"{source.name}: unix:// needs the path of a socket")
     return str(value).strip()
+
+
+def _database_url(value: object, source: _Source) -> str:
+    parts = _url(value, source, ("postgresql", "postgres"))
+    if not parts.path.strip("/"):
+        raise _wrong(source, "the URL names no database: postgresql://HOST/DATABASE")
+    return str(value).strip()
+
+
+def _control_secret(value: object, source: _Source) -> str:
+    secret = str(value).strip()
+    if len(secret) < LEAST_SECRET:
+        raise _wrong(source, f"a secret has at least {LEAST_SECRET} characters")
+    return secret
 
 
 def _rest_url(value: object, source: _Source) -> str:
@@ -769,3 +797,9 @@ _TABLES: Mapping[str, Callable[[object, _Source], Any]] = {
     "channels": _channels,
 }
 """What only the file can say."""
+
+_FROM_ENVIRONMENT: Mapping[str, Callable[[object, _Source], Any]] = {
+    "database_url": _database_url,
+    "control_secret": _control_secret,
+}
+"""What only the environment can say."""

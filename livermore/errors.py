@@ -18,6 +18,10 @@
     ├── StoreError                -> wait: Redis is away, full, read-only or not a Redis
     │   ├── StoreUnusable         -> exit 4: it answers, but it is not what we need
     │   └── Fenced                -> end this feed: a newer holder writes this exchange
+    ├── DatabaseError             -> wait: PostgreSQL is away or answered with an error
+    │   ├── DatabaseUnusable      -> exit 4: it answers, but it is not what we need
+    │   └── Conflict              -> exit 1: somebody else changed it meanwhile; look again
+    ├── CommandRefused            -> count, answer with an error: a command nobody should run
     ├── LeaseLost                 -> stop writing at once, then ask for the lease again
     ├── ChannelError              -> wait and send again
     │   └── ChannelBusy           -> wait as long as told
@@ -113,6 +117,22 @@ class Fenced(StoreError):
         self.epoch = epoch
 
 
+class DatabaseError(LivermoreError):
+    """PostgreSQL is away, or answered with an error."""
+
+
+class DatabaseUnusable(DatabaseError):
+    """What answers cannot serve as the database (denied, too old, without our tables)."""
+
+
+class Conflict(DatabaseError):
+    """Somebody else changed what we wanted to change."""
+
+
+class CommandRefused(LivermoreError):
+    """A command that is unsigned, expired, repeated, foreign or not possible now."""
+
+
 class LeaseLost(LivermoreError):
     """Our lease lapsed or was taken."""
 
@@ -146,6 +166,7 @@ EXIT_CODES: tuple[tuple[type[LivermoreError], int], ...] = (
     (NotRunning, 3),
     (ConfigurationError, 4),
     (StoreUnusable, 4),
+    (DatabaseUnusable, 4),
     (TakenError, 5),
     (LivermoreError, 1),
 )

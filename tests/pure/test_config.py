@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from livermore import exchanges
 from livermore.config import (
     DEFAULT_TOP,
-    RESERVED,
+    SECRETS,
     Settings,
     channel_variables,
     default_state_dir,
@@ -257,9 +257,36 @@ def test_an_unknown_variable_is_an_error_with_the_nearest_name(name: str, hint: 
     assert hint in str(caught.value)
 
 
-def test_reserved_and_foreign_variables_are_left_alone():
-    environ = dict.fromkeys(RESERVED, "secret") | {"LIVERMOREX": "1", "_LIVERMORE_COMPLETE": "1"}
-    assert loaded(environ=environ) == loaded()
+def test_foreign_variables_are_left_alone():
+    assert loaded(environ={"LIVERMOREX": "1", "_LIVERMORE_COMPLETE": "1"}) == loaded()
+
+
+def test_secrets_come_from_the_environment_alone_and_are_not_shown(room: Path):
+    url = "postgresql://desk:hunter2@db/livermore"
+    environ = {"LIVERMORE_DATABASE_URL": url, "LIVERMORE_CONTROL_SECRET": "0123456789abcdef"}
+    settings = loaded(environ=environ)
+    assert (settings.database_url, settings.control_secret) == (url, "0123456789abcdef")
+    assert "hunter2" not in repr(settings)
+    assert "0123456789abcdef" not in repr(settings)
+    write(room, f"database_url = '{url}'")
+    with pytest.raises(ConfigurationError, match="unknown setting 'database_url'"):
+        loaded(cwd=room)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("LIVERMORE_DATABASE_URL", "mysql://db/hunter2", "unknown scheme 'mysql'"),
+        ("LIVERMORE_DATABASE_URL", "postgresql://db", "names no database"),
+        ("LIVERMORE_DATABASE_URL", "postgresql://db:hunter2/x", "cannot be taken apart"),
+        ("LIVERMORE_CONTROL_SECRET", "hunter2", "at least 16 characters"),
+    ],
+)
+def test_a_wrong_secret_is_named_by_its_variable_alone(name: str, value: str, complaint: str):
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        loaded(environ={name: value})
+    assert name in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_files_that_cannot_be_read_are_named(room: Path):
@@ -423,7 +450,7 @@ def test_any_flags_give_settings_or_one_line(flags: dict[str, object]):
 
 def test_what_starts_the_tests_sets_nothing_that_looks_like_a_setting():
     checkout = Path(__file__).parents[2]
-    known = {f"LIVERMORE_{name.upper()}" for name in Settings.__annotations__} | RESERVED
+    known = {f"LIVERMORE_{name.upper()}" for name in Settings.__annotations__} | SECRETS
     for path in (checkout / "noxfile.py", *(checkout / "scripts").glob("*.py")):
         assert set(re.findall(r"LIVERMORE_[A-Z_]+", path.read_text())) <= known, path
 
