@@ -13,6 +13,7 @@ import attrs
 import h11
 import trio
 import trio_websocket
+import wsproto.utilities
 
 from livermore.adapters.frames import Splitter
 from livermore.adapters.urls import shown
@@ -159,6 +160,7 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
     """
     stream, host, resource = await _dial(url)
     failure: Exception | None = None
+    left = False
     try:
         async with trio.open_nursery() as nursery:
             try:
@@ -178,6 +180,7 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
                 if connection is None:
                     raise ConnectionLost(f"cannot connect to {shown(url)}: the server hung up")
                 yield Socket(connection)
+                left = True
                 with trio.move_on_after(CLOSE_TIMEOUT):
                     await connection.aclose()
             except (trio_websocket.HandshakeError, trio.TooSlowError, OSError) as error:
@@ -190,6 +193,10 @@ async def open_socket(url: str, *, maximum_message: int) -> AsyncIterator[Socket
         # is raised there, not where we wait for it.
         why, status = _refusal(refused)
         failure = ConnectionLost(f"cannot connect to {shown(url)}: {why}", status)
+    except* wsproto.utilities.LocalProtocolError:
+        # A ping behind our close frame: the library wants to answer it all the same.
+        if not left and failure is None:
+            failure = ConnectionLost("the connection closed while we were sending")
     finally:
         await trio.aclose_forcefully(stream)
     if failure is not None:

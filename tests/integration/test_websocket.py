@@ -267,6 +267,15 @@ async def test_a_frame_that_was_cut_off_is_no_message() -> None:
         assert "1006" in lost
 
 
+async def test_a_ping_that_crosses_our_goodbye_is_no_failure() -> None:
+    async def ping(stream: trio.SocketStream, closed: trio.Event) -> None:
+        await closed.wait()
+        await stream.send_all(message(b"still there?", first=0x89))
+
+    async with connected(ping):
+        pass
+
+
 async def test_a_server_that_sends_what_nobody_reads_has_to_wait() -> None:
     count, payload = 0, b"x" * 1000
     block = b"".join(message(payload) for _ in range(64))
