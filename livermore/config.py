@@ -29,6 +29,8 @@ PREFIX = "LIVERMORE_"
 FILE_VARIABLE = "LIVERMORE_CONFIG"
 """Names the file, like ``--config``."""
 
+COMPLETION_VARIABLE = "_LIVERMORE_COMPLETE"
+"""What a shell sets when it asks what could be typed next."""
 SECRETS = frozenset({"LIVERMORE_DATABASE_URL", "LIVERMORE_CONTROL_SECRET"})
 """Variables that hold secrets: they are settings which only the environment can say."""
 LEAST_SECRET = 16
@@ -75,12 +77,18 @@ class Settings:
     """PostgreSQL, from the environment alone. None: users, positions and history need one."""
     control_secret: str | None = attrs.field(default=None, repr=False)
     """What commands are signed with, from the environment alone. None: they need no signature."""
+    user: str | None = None
+    """Whose settings and symbols a command means; None where nobody said."""
     rest_url: str | None = None
     websocket_url: str | None = None
     own: Mapping[str, Own] = attrs.Factory(dict)
     """What is said of one exchange alone, and goes before what is said of all."""
     country: str | None = None
     """Where we are (ISO 3166-1 alpha-2), where a person said so."""
+    idle: bool = False
+    """Connect to nothing, and wait for commands."""
+    autostart: tuple[str, ...] = ()
+    """Exchanges that are followed from the start on, beside those that are run."""
     run_for: float | None = None
     """Seconds, then a clean end."""
     standby: bool = False
@@ -266,6 +274,17 @@ def variables(names: Iterable[str], environ: Mapping[str, str] | None = None) ->
     return {name: known[name] for name in names if name in known}
 
 
+def editor(environ: Mapping[str, str] | None = None) -> str:
+    """The command that a person edits text with, as git and crontab find it."""
+    known = os.environ if environ is None else environ
+    return known.get("VISUAL", "").strip() or known.get("EDITOR", "").strip() or "vi"
+
+
+def asks_for_completions(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether it is a shell that runs us, to learn what could be typed next."""
+    return COMPLETION_VARIABLE in (os.environ if environ is None else environ)
+
+
 def flag_name(key: str) -> str:
     """How a setting is spelled on the command line."""
     return "--for" if key == "run_for" else "--" + key.replace("_", "-")
@@ -374,6 +393,38 @@ def parse_symbol(text: str) -> str:
 _SYMBOL = re.compile(r"[^\s:,@{}*?\[\]\\^/-]+(-[^\s:,@{}*?\[\]\\^/-]+)+")
 
 
+def parse_user(text: str) -> str:
+    """``text`` as what an identity provider calls a user; raises ``ValueError``."""
+    user = text.strip()
+    if not _USER.fullmatch(user):
+        raise ValueError(
+            f"{_quoted(text)} is not a user: up to 64 letters, digits and _.@|-, a letter or a "
+            "digit first"
+        )
+    return user
+
+
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@|-]{0,63}")
+
+
+def parsed(key: str, value: object) -> Any:
+    """``value`` as the setting ``key`` would be read from the file; raises ``ValueError``."""
+    try:
+        return _PARSERS[key](value, _Source("", ConfigurationError, Path(), ""))
+    except ConfigurationError as error:
+        raise ValueError(str(error).removeprefix(": ")) from None
+
+
+def alerting(
+    alerts: object, channels: object
+) -> tuple[tuple[Rule, ...], tuple[ChannelSettings, ...]]:
+    """Rules and channels of tables such as the file's; raises :class:`ConfigurationError`."""
+    rules = _alerts(alerts, _Source("alerts", ConfigurationError, Path(), ""))
+    known = _channels(channels, _Source("channels", ConfigurationError, Path(), ""))
+    _check_channels(rules, known, ({"alerts": alerts}, str, ConfigurationError, Path()))
+    return rules, known
+
+
 def _wrong(source: _Source, what: str) -> LivermoreError:
     return source.error(f"{source.name}: {what}")
 
@@ -395,6 +446,10 @@ def _exchanges(
     """Names, or in the file tables of them: what each is told."""
     if isinstance(value, dict):
         return {_exchange(name, source): _own(name, table, source) for name, table in value.items()}
+    return _names(value, source)
+
+
+def _names(value: object, source: _Source) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_exchange(word, source) for word in _words(value, source)))
 
 
@@ -593,6 +648,13 @@ def _control_secret(value: object, source: _Source) -> str:
     return secret
 
 
+def _user(value: object, source: _Source) -> str:
+    try:
+        return parse_user(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise _wrong(source, str(error)) from None
+
+
 def _rest_url(value: object, source: _Source) -> str:
     _url(value, source, ("https", "http"))
     return str(value).strip().rstrip("/")
@@ -678,7 +740,7 @@ def _check_channels(
                 raise _wrong(
                     _table(source, "alerts", numbers[rule.name], rule.name),
                     f"channels: no channel is called {_quoted(name)}{near(name, known)}"
-                    f" ({', '.join(known)})",
+                    f" ({', '.join(known) or 'there is none'})",
                 )
 
 
@@ -782,7 +844,10 @@ _PARSERS: Mapping[str, Callable[[object, _Source], Any]] = {
     "rest_url": _rest_urls,
     "websocket_url": _websocket_urls,
     "country": _country,
+    "user": _user,
     "state_dir": _directory,
+    "idle": _flag,
+    "autostart": _names,
     "run_for": _seconds,
     "standby": _flag,
     "json_logs": _flag,

@@ -18,12 +18,13 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import trio
 
+from livermore import __version__
 from livermore.adapters.bans import Bans
 from livermore.adapters.channels import open_channels
 from livermore.adapters.memory import give_back
@@ -31,8 +32,15 @@ from livermore.adapters.redis import Redis
 from livermore.adapters.systemd import Notifier, status
 from livermore.adapters.valkey import open_private_valkey, revive_private_valkey
 from livermore.config import DEFAULT_TOP, Own, Settings, channel_variables, manager
+from livermore.control.announcing import Announcer
+from livermore.control.command import Command
+from livermore.control.desk import Desk
+from livermore.control.memory import PAUSED, STOPPED, check_free, forget, lives, place_of, recall
+from livermore.control.operator import Operator, mode_of
+from livermore.control.registry import Instance, describe_fleet, keep_registered
 from livermore.dialect import Dialect
 from livermore.errors import (
+    CommandRefused,
     ConfigurationError,
     Fenced,
     LivermoreError,
@@ -44,11 +52,15 @@ from livermore.errors import (
 )
 from livermore.exchanges import DIALECTS
 from livermore.exchanges import dialect as dialect_of
-from livermore.market.timeframe import Timeframe
+from livermore.market.lifecycle import State
+from livermore.market.timeframe import TIMEFRAMES, Timeframe
+from livermore.profile.merging import Merged
+from livermore.profile.people import People, with_alerts
 from livermore.runtime.backfill import Filled, Report, Wish, fill
 from livermore.runtime.blind import LOOK, Blind, Look, look_at, watch_blind
 from livermore.runtime.certification import Certified, certificates
 from livermore.runtime.feed import Feed, Plan
+from livermore.runtime.fleet import Change, Fleet
 from livermore.runtime.following import Following
 from livermore.runtime.journal import Journal
 from livermore.runtime.lease import ASK
@@ -57,12 +69,17 @@ from livermore.runtime.watchdog import notify
 from livermore.signals.alert import Entry
 from livermore.signals.rule import Kind
 
+if TYPE_CHECKING:
+    from livermore.adapters.postgres import Database
+
 REVIVE = 3.0
 """Seconds between two looks at whether the private Valkey answers."""
 TRIM = 10.0
 """Seconds between two times that memory nobody uses goes back to the system."""
-FOLLOWED = frozenset({"symbols", "top", "own"})
+FOLLOWED = frozenset({"symbols", "top", "own", "alerts", "channels"})
 """The settings that a reload follows, URLs of an exchange apart."""
+LISTENS = 3.0
+"""Seconds that feeds wait until commands are heard."""
 ENDS = (TakenError, UnknownSymbol, StoreUnusable, ConfigurationError, Refused)
 """What only a person can mend: it ends a feed for good."""
 
@@ -73,11 +90,21 @@ class Running:
 
     redis: Redis
     feeds: Mapping[str, Feed]
-    followings: Sequence[Following]
+    fleet: Fleet
+    reload: Callable[[], Awaitable[str]]
+    """Follows what the settings name now, and says what changed; raises :class:`LivermoreError`."""
+    expected: Sequence[str]
+    """The exchanges that are meant to be followed now."""
     metrics_url: str = ""
     """Where metrics and health are served, if they are."""
-    endings: Endings = attrs.Factory(lambda: Endings(()))
+    endings: Endings = attrs.Factory(lambda: Endings([]))
     """Which of the feeds ended for good."""
+
+    @property
+    def followings(self) -> Sequence[Following]:
+        """What the feeds follow."""
+        cells = [self.fleet.cell(name) for name in self.expected]
+        return [cell.following for cell in cells if cell.following is not None]
 
     @property
     def redis_url(self) -> str:
@@ -92,12 +119,16 @@ class Endings:
     exchanges: Sequence[str]
     errors: dict[str, LivermoreError] = attrs.Factory(dict)
     """By exchange, in the order of their ends."""
+    stays: bool = False
+    """Whether the process waits for commands also when nothing runs any more."""
+    told: Callable[[str, LivermoreError], object] = lambda exchange, error: None
 
     def add(self, exchange: str, error: LivermoreError) -> None:
         """Raises the first error when this was the last feed."""
         self.errors[exchange] = error
-        if len(self.errors) == len(self.exchanges):
+        if len(self.errors) == len(self.exchanges) and not self.stays:
             raise next(iter(self.errors.values()))
+        self.told(exchange, error)
 
 
 @attrs.define
@@ -137,18 +168,33 @@ Again = Callable[[], Settings]
 
 
 async def serve(
-    settings: Settings, *, task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED
+    settings: Settings,
+    again: Again | None = None,
+    *,
+    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run the feeds of ``settings`` until cancelled.
+    """Run the feeds of ``settings``, and those that commands start, until cancelled.
 
+    ``again`` reads the settings again where a command wants it.
     Raises :class:`LivermoreError` when it cannot go on.
     """
-    async with open_store(settings) as redis:
+    if settings.database_url is not None:
+        from livermore.adapters import schema  # psycopg is for those who want it
+
+        await schema.check_database(settings.database_url, settings.exchanges or tuple(DIALECTS))
+    async with open_store(settings) as redis, open_database(settings) as database:
         feeds: dict[str, Feed] = {}
+        expected: list[str] = []
         async with trio.open_nursery() as nursery:
             if settings.redis_url is None:
                 nursery.start_soon(keep_private_valkey, settings.state_dir, redis)
             nursery.start_soon(keep_small)
+            if settings.database_url is not None:
+                from livermore.runtime.historian import keep_histories
+
+                nursery.start_soon(
+                    keep_histories, DIALECTS, redis, settings.database_url, random.random
+                )
             metrics_url = ""
             if settings.metrics_port is not None:
                 from livermore.runtime import health  # 50 ms for those who want it
@@ -157,19 +203,154 @@ async def serve(
                     settings.metrics_host, settings.metrics_port
                 )
                 metrics_url = health.url_of(listeners[0])
-                sources = health.sources(settings.exchanges, feeds)
+                sources = health.sources(expected, feeds)
                 nursery.start_soon(
                     health.keep_health, listeners, settings.metrics_host, sources, random.random
                 )
-            endings = Endings(settings.exchanges)
-            unlisted = Unlisted([name for name in settings.exchanges if settings.of(name).shared])
-            nursery.start_soon(unlisted.watch)
-            followings = [Following(plan) for plan in plans(settings, unlisted)]
-            for following in followings:
-                nursery.start_soon(keep_feeding, following, redis, feeds, settings.country, endings)
-                if any(rule.kind is Kind.BLIND and rule.enabled for rule in settings.alerts):
-                    nursery.start_soon(tell_blindness, following.name, feeds)
-            task_status.started(Running(redis, feeds, followings, metrics_url, endings))
+            running = await start_fleet(
+                nursery, settings, again, redis, database, feeds, expected, metrics_url
+            )
+            try:
+                task_status.started(running)
+                await trio.sleep_forever()
+            finally:
+                with trio.move_on_after(1, shield=True):
+                    await forget(redis, tuple(DIALECTS), place_of(settings.state_dir))
+
+
+async def start_fleet(
+    nursery: trio.Nursery,
+    settings: Settings,
+    again: Again | None,
+    redis: Redis,
+    database: Database | None,
+    feeds: dict[str, Feed],
+    expected: list[str],
+    metrics_url: str,
+) -> Running:
+    """Start what the settings name, and what a process that was killed here had been told."""
+    place = place_of(settings.state_dir)
+    instance = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    began = trio.current_time()
+    first = [] if settings.idle else [*settings.exchanges]
+    first += [name for name in settings.autostart if name not in first]
+    marks = dict(await recall(redis, tuple(DIALECTS), place))
+    for name in [name for name in marks if name not in first]:
+        if await lives(redis, name):  # another daemon of this place
+            del marks[name]
+    for name, mark in marks.items():
+        if mark == STOPPED and name in first:
+            first.remove(name)
+        elif mark != STOPPED and name not in first:
+            first.append(name)
+    unlisted = Unlisted([name for name in first if settings.of(name).shared])
+    endings = Endings(expected, stays=settings.idle or not first)
+    announcer = Announcer(redis, instance)
+    journal = Journal("control")
+    now = settings
+    found: dict[str, Merged] = {}
+    people = People(database, journal)
+    for name in () if settings.idle or settings.exchanges else await people.autostart():
+        if name not in first and marks.get(name) != STOPPED:
+            first.append(name)
+
+    async def make(exchange: str, paused: bool) -> Following:
+        if exchange not in first:
+            # By a command: whoever gave it wants to hear that somebody else has it.
+            if not settings.standby:
+                await check_free(redis, exchange)
+            check_served(dialect_of(exchange), now.country)
+        plan = plan_of(now, exchange, unlisted)
+        # The lease of our own last life lapses.
+        standby = plan.standby or (exchange in marks and exchange not in settings.exchanges)
+        plan = attrs.evolve(plan, standby=standby)
+        plan = attrs.evolve(plan, paused=True) if paused else plan
+        found[exchange] = await people.merged(now, exchange)
+        plan = with_alerts(plan, found[exchange], redis)
+        return Following(plan, redis, database, random.random)
+
+    async def realert() -> str:
+        """Alert by what users and file want now; says what changed."""
+        changed = []
+        for following in running.followings:
+            name = following.name
+            wanted = await people.merged(now, name)
+            if wanted == found.get(name):
+                continue
+            plan = with_alerts(following.plan, wanted, redis)  # may complain: then nothing changed
+            found[name], following.plan = wanted, plan
+            fleet.renew(name)
+            changed.append(f"{name}: rules and channels changed")
+        return "; ".join(changed)
+
+    async def live(following: Following) -> None:
+        async with trio.open_nursery() as both:
+            if any(rule.kind is Kind.BLIND and rule.enabled for rule in following.plan.rules):
+                both.start_soon(tell_blindness, following.name, feeds)
+            await keep_feeding(following, redis, feeds, settings.country, endings)
+
+    def told(change: Change) -> None:
+        name = change.exchange
+        if change.after is State.STARTING and name not in expected:
+            expected.append(name)
+        if change.after in (State.STARTING, State.IDLE):
+            endings.errors.pop(name, None)
+        if change.after is State.IDLE:
+            feeds.pop(name, None)
+            expected.remove(name)
+            endings.stays = True
+            journal.info("stopped", of=name, next=f"livermore ctl start --exchange {name}")
+        announcer.tell(change)
+
+    fleet = Fleet(nursery, make, live, told)
+    endings.told = fleet.failed
+
+    async def reload_now() -> str:
+        nonlocal now
+        if again is None:
+            raise ConfigurationError("these settings came from no source that can be read again")
+        now, text = await reloaded(now, again, running)
+        for following in running.followings:
+            await following.reread()
+        return "; ".join(filter(None, (text, await realert())))
+
+    running = Running(redis, feeds, fleet, reload_now, expected, metrics_url, endings)
+
+    async def backfill_now(command: Command, report: Report) -> Filled:
+        return await fill_now(redis, plan_of(now, command.exchange), feeds, command, report)
+
+    operator = Operator(fleet, redis, place, reload_now, backfill_now)
+    desk = Desk(
+        redis, instance, tuple(DIALECTS), fleet, operator.acts(), settings.control_secret,
+        chance=random.random,
+    )  # fmt: skip
+
+    def describe() -> Instance:
+        return Instance(
+            instance, socket.gethostname(), os.getpid(), __version__,
+            round(trio.current_time() - began, 1),
+            describe_fleet(fleet, functools.partial(mode_of, fleet)), dict(desk.counts),
+        )  # fmt: skip
+
+    nursery.start_soon(unlisted.watch)
+    nursery.start_soon(announcer.run)
+    nursery.start_soon(fleet.watch)
+    nursery.start_soon(
+        functools.partial(supervise, "control", desk.run, journal, chance=random.random)
+    )
+    registered = functools.partial(keep_registered, redis, describe, fleet.next_change)
+    nursery.start_soon(
+        functools.partial(supervise, "registry", registered, journal, chance=random.random)
+    )
+    with trio.move_on_after(LISTENS):  # a Redis that went away meanwhile is waited for by itself
+        await desk.listening.wait()
+    for name in first:
+        if marks.get(name) == PAUSED:
+            journal.info("paused by a command", of=name, next=f"livermore ctl resume -e {name}")
+        await fleet.start(name, paused=marks.get(name) == PAUSED)
+    if not first:
+        journal.info("idle", next="livermore ctl start --exchange coinbase")
+    return running
 
 
 async def keep_small() -> None:
@@ -301,51 +482,68 @@ async def tell_blindness(name: str, feeds: Mapping[str, Feed]) -> None:
 
 
 async def reload(settings: Settings, again: Again, running: Running) -> Settings:
-    """Follow what the settings name now, as far as that changed; returns those in force.
-
-    Whatever is wrong with them is told in a line, and all stays as it is.
-    """
-    log = logging.getLogger("livermore")
+    """:func:`reloaded`; whatever is wrong is told in a line, and all stays as it is."""
     try:
-        fresh = await trio.to_thread.run_sync(again)
-        wanted = attrs.evolve(fresh, exchanges=settings.exchanges)
-        told = {name: wanted.of(name) for name in settings.exchanges}
-        changed = [
-            following
-            for following in running.followings
-            if _followed(told[following.name]) != _followed(settings.of(following.name))
-            and following.name not in running.endings.errors
-        ]
-        lists = [
-            await following.listed(running.redis, own.symbols, own.top or DEFAULT_TOP, own.shared)
-            for following, own in ((one, told[one.name]) for one in changed)
-        ]
-        unlisted = Unlisted([name for name, own in told.items() if own.shared])
-        for following, listed in zip(changed, lists, strict=True):
-            unlisted.hear(following.name, listed.unlisted)
-        if unlisted.known.is_set():
-            unlisted.check()
+        return (await reloaded(settings, again, running))[0]
     except LivermoreError as error:
         why = {"why": str(error), "next": "the old symbols stay; mend it and reload again"}
-        log.warning("not reloaded", extra={"fields": why})
+        logging.getLogger("livermore").warning("not reloaded", extra={"fields": why})
         return settings
+
+
+async def reloaded(settings: Settings, again: Again, running: Running) -> tuple[Settings, str]:
+    """Follow what the settings name now, as far as that changed: those in force, and what changed.
+
+    Raises :class:`LivermoreError`, and then all is as it was.
+    """
+    log = logging.getLogger("livermore")
+    fresh = await trio.to_thread.run_sync(again)
+    names = [following.name for following in running.followings]
+    wanted = attrs.evolve(fresh, exchanges=settings.exchanges)
+    told = {name: wanted.of(name) for name in names}
+    changed = [
+        following
+        for following in running.followings
+        if _followed(told[following.name]) != _followed(settings.of(following.name))
+        and following.name not in running.endings.errors
+    ]
+    lists = [
+        await following.listed(own.symbols, own.top or DEFAULT_TOP, own.shared)
+        for following, own in ((one, told[one.name]) for one in changed)
+    ]
+    unlisted = Unlisted([name for name, own in told.items() if own.shared])
+    for following, listed in zip(changed, lists, strict=True):
+        unlisted.hear(following.name, listed.unlisted)
+    if unlisted.known.is_set():
+        unlisted.check()
+    said = []
     for following, listed in zip(changed, lists, strict=True):
         own, symbols = told[following.name], [product.symbol for product in listed.products]
-        new, gone = following.change(own.symbols, own.top or DEFAULT_TOP, symbols, own.shared)
+        change = await following.change(own.symbols, own.top or DEFAULT_TOP, own.shared)
+        new, gone = ([one.symbol for one in some] for some in (change.new, change.gone))
         journal = Journal(following.name)
         some = {"new": ",".join(new) or "none", "gone": ",".join(gone) or "none"}
         journal.info("symbols reloaded", symbols=len(symbols), **some)
+        said.append(f"{following.name}: {len(symbols)} symbols, {len(new)} new, {len(gone)} gone")
+    for following in running.followings:
+        if following not in changed and following.name not in running.endings.errors:
+            with contextlib.suppress(StoreError):
+                await following.reread()  # users may follow something else
     if not changed:
         because = {"because": f"{fresh.symbols_by} names them"} if fresh.symbols_by else {}
         log.info("the symbols stay as they are", extra={"fields": because})
+        said.append("the symbols stay as they are")
     if others := _others(settings, fresh):
         log.warning(
             "other changes need a restart", extra={"fields": {"settings": ",".join(others)}}
         )
-    return attrs.evolve(
+        said.append(f"changes of {', '.join(others)} need a restart")
+    kept = attrs.evolve(
         settings,
         symbols=fresh.symbols,
         top=fresh.top,
+        alerts=fresh.alerts,
+        channels=fresh.channels,
         own={
             name: attrs.evolve(
                 settings.own.get(name, Own()),
@@ -355,6 +553,7 @@ async def reload(settings: Settings, again: Again, running: Running) -> Settings
             for name in settings.own.keys() | fresh.own.keys()
         },
     )
+    return kept, "; ".join(said)
 
 
 def _followed(own: Own) -> tuple[object, ...]:
@@ -407,35 +606,52 @@ async def open_store(settings: Settings) -> AsyncIterator[Redis]:
         yield redis
 
 
-def plans(settings: Settings, unlisted: Unlisted | None = None) -> Iterator[Plan]:
-    """One plan per exchange of the settings; ``unlisted`` hears what their feeds do not find."""
+@contextlib.asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database | None]:
+    """The database of the settings, where there is one; nothing is connected yet."""
+    if settings.database_url is None:
+        yield None
+        return
+    from livermore.adapters.postgres import Database
+
+    with contextlib.closing(Database(settings.database_url)) as database:
+        yield database
+
+
+def plans(settings: Settings) -> Iterator[Plan]:
+    """One plan per exchange of the settings."""
+    for name in settings.exchanges:
+        yield plan_of(settings, name)
+
+
+def plan_of(settings: Settings, name: str, unlisted: Unlisted | None = None) -> Plan:
+    """What the feed of one exchange is told; ``unlisted`` hears what it does not find."""
     host, pid = socket.gethostname(), os.getpid()
     channels = open_channels(settings.channels, channel_variables(settings.channels))
     started = datetime.now(UTC)
-    for name in settings.exchanges:
-        dialect, own = dialect_of(name), settings.of(name)
-        yield Plan(
-            dialect=dialect,
-            websocket_url=websocket_address(dialect, own.websocket_url),
-            rest_url=own.rest_url or dialect.rest_url,
-            symbols=own.symbols,
-            top=own.top or DEFAULT_TOP,
-            shared=own.shared,
-            unlisted=functools.partial(unlisted.hear, name) if unlisted else lambda unlisted: None,
-            bans=Bans.of(settings.state_dir, name),
-            standby=settings.standby,
-            state_dir=settings.state_dir,
-            recorder=settings.recorder,
-            rules=settings.alerts,
-            channels=channels,
-            holder=f"{host}:{pid}:{uuid.uuid4().hex[:12]}",
-            description={
-                "pid": pid,
-                "host": host,
-                "since": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "started": int(started.timestamp() * 1000),
-            },
-        )
+    dialect, own = dialect_of(name), settings.of(name)
+    return Plan(
+        dialect=dialect,
+        websocket_url=websocket_address(dialect, own.websocket_url),
+        rest_url=own.rest_url or dialect.rest_url,
+        symbols=own.symbols,
+        top=own.top or DEFAULT_TOP,
+        shared=own.shared,
+        unlisted=functools.partial(unlisted.hear, name) if unlisted else lambda unlisted: None,
+        bans=Bans.of(settings.state_dir, name),
+        standby=settings.standby,
+        state_dir=settings.state_dir,
+        recorder=settings.recorder,
+        rules=settings.alerts,
+        channels=channels,
+        holder=f"{host}:{pid}:{uuid.uuid4().hex[:12]}",
+        description={
+            "pid": pid,
+            "host": host,
+            "since": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "started": int(started.timestamp() * 1000),
+        },
+    )
 
 
 def websocket_address(dialect: Dialect, url: str | None) -> str:
@@ -494,6 +710,24 @@ class VerifyRequest:
     since_ms: int | None = None
 
 
+async def fill_now(
+    redis: Redis, plan: Plan, feeds: Mapping[str, Feed], command: Command, report: Report
+) -> Filled:
+    """What ``force-backfill`` asks of the daemon that runs: gaps in its own ledger."""
+    symbols = command.symbols or tuple(feeds[plan.dialect.name].report.symbols)
+    named = command.payload.get("timeframe", "")
+    try:
+        timeframes = (Timeframe(named),) if named else TIMEFRAMES
+    except ValueError:
+        raise CommandRefused(f"unknown timeframe {named[:20]!r}: 5m, 15m, 1h, 4h or 1d") from None
+    wish = Wish(symbols, timeframes, command.payload.get("since"))
+    return await fill(
+        redis, plan.dialect, plan.rest_url, wish, report,
+        dry_run=False, holder=plan.holder, description=plan.description, chance=random.random,
+        bans=plan.bans,
+    )  # fmt: skip
+
+
 def verify(settings: Settings, request: VerifyRequest, report: Report) -> Certified:
     """Compare the store with REST now, see :mod:`livermore.runtime.certification`.
 
@@ -550,11 +784,14 @@ async def _run(settings: Settings, watch: Watch | None, again: Again | None) -> 
     terminal = os.isatty(0)
     asked, hangups = trio.open_memory_channel[None](1)  # one that waits is as good as many
 
-    async def reload_when_asked(again: Again, running: Running) -> None:
-        now = settings
+    async def reload_when_asked(running: Running) -> None:
         async for _ in hangups:
             notifier.reloading()
-            now = await reload(now, again, running)
+            try:
+                await running.reload()
+            except LivermoreError as error:
+                why = {"why": str(error), "next": "the old symbols stay; mend it and reload again"}
+                logging.getLogger("livermore").warning("not reloaded", extra={"fields": why})
             notifier.tell("READY=1")
 
     try:
@@ -585,10 +822,10 @@ async def _run(settings: Settings, watch: Watch | None, again: Again | None) -> 
             nursery.start_soon(stop_on_signal)
             if settings.run_for is not None:
                 nursery.start_soon(stop_after, settings.run_for)
-            running = await nursery.start(serve, settings)
-            nursery.start_soon(notify, notifier, running.feeds, settings.exchanges, told.watchdog)
+            running = await nursery.start(serve, settings, again)
+            nursery.start_soon(notify, notifier, running.feeds, running.expected, told.watchdog)
             if again is not None:
-                nursery.start_soon(reload_when_asked, again, running)
+                nursery.start_soon(reload_when_asked, running)
             if watch is not None:
                 nursery.start_soon(watch, running.feeds)
     except BaseExceptionGroup as group:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import attrs
 
 from livermore.errors import LivermoreError
+from livermore.market.account import Balance, Fault, FeeTier, Fill, Rights
 from livermore.market.candle import Series
 from livermore.market.events import Frame
 from livermore.market.flagged import FlagTracker
@@ -21,7 +23,22 @@ from livermore.market.product import Product
 from livermore.market.timeframe import Timeframe
 from livermore.market.tracker import Pending, Tracker
 
-__all__ = ["CloseRule", "Dialect", "Fees", "Geo", "Request", "Row", "Subscription", "tracker_of"]
+__all__ = [
+    "Account",
+    "CloseRule",
+    "Credentials",
+    "Dialect",
+    "Fees",
+    "Geo",
+    "Page",
+    "Part",
+    "Request",
+    "Row",
+    "Subscription",
+    "tracker_of",
+]
+
+T = TypeVar("T")
 
 
 class CloseRule(enum.Enum):
@@ -42,6 +59,8 @@ class Request:
     path: str
     params: Mapping[str, str] = attrs.field(factory=dict)
     weight: int = 1
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """Not in the repr: they may hold a key."""
 
 
 @attrs.frozen
@@ -78,6 +97,62 @@ class Fees:
     maker: float | None = None
     taker: float | None = None
     note: str = ""
+
+
+@attrs.frozen
+class Part:
+    """One part of what an exchange gives its users to prove who they are."""
+
+    name: str
+    """As settings call it, such as ``secret``."""
+    title: str
+    """For people."""
+    variable: str
+    """The environment variable it is taken from where no other was named."""
+
+
+@attrs.frozen
+class Credentials:
+    """A user's key, by the names of its parts. Its values are in no repr."""
+
+    values: Mapping[str, str] = attrs.field(repr=False)
+
+    def __getitem__(self, part: str) -> str:
+        return self.values[part]
+
+
+@attrs.frozen
+class Page(Generic[T]):
+    """A part of an answer, and the request for the next one, if there is more."""
+
+    rows: tuple[T, ...]
+    next: Request | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Account:
+    """How a user's own account is asked about. Everything here needs the right to view, no more."""
+
+    wants: tuple[Part, ...]
+    complaints: Callable[[Credentials], Mapping[str, str]]
+    """Part -> what is wrong with it by itself; never a value or a piece of one."""
+    sign: Callable[[Request, str, Credentials, int, str], Request]
+    """Request, host, a key without complaints, the exchange's time (ms) and a text never used
+    before -> the request as it is sent, for a moment."""
+    fault: Callable[[int, Mapping[str, str], bytes], Fault | None]
+    """Status, headers, body -> why a signed request was not taken; None: not for its signature."""
+
+    balances_request: Request
+    read_balances: Callable[[Request, bytes], Page[Balance]]
+    """Readers get the request and its reply, and raise
+    :class:`~livermore.errors.MalformedMessage`."""
+    fills_requests: Callable[[Sequence[Product]], Sequence[Request]]
+    """Products -> the first pages of all that was ever traded of them."""
+    read_fills: Callable[[Request, bytes], Page[Fill]]
+    fees_request: Request
+    read_fees: Callable[[bytes], FeeTier]
+    rights_request: Request
+    read_rights: Callable[[bytes], Rights]
 
 
 @attrs.frozen(kw_only=True)
@@ -154,6 +229,9 @@ class Dialect:
     """Reply -> exchange time in ms."""
     refusal: Callable[[int, Mapping[str, str], bytes], LivermoreError | None]
     """Status, headers (lower-case names), body -> the error it means, None for an answer."""
+
+    account: Account | None = None
+    """None: not known here how to ask about one."""
 
 
 def tracker_of(

@@ -13,6 +13,7 @@
     ├── ConnectionLost            -> reconnect: the socket closed or could not be opened
     │   └── Stalled               -> reconnect: open but silent
     ├── Refused                   -> end this feed: will not work until a person acts
+    │   └── KeyRefused            -> exit 4: the exchange does not take a user's key
     ├── RestError                 -> wait and ask again
     │   └── RateLimited           -> wait as long as told
     ├── StoreError                -> wait: Redis is away, full, read-only or not a Redis
@@ -87,6 +88,10 @@ class Stalled(ConnectionLost):
 
 class Refused(LivermoreError):
     """The exchange will not serve us until a person acts."""
+
+
+class KeyRefused(Refused):
+    """The exchange does not take a user's key, or not for this."""
 
 
 class RestError(LivermoreError):
@@ -167,6 +172,7 @@ EXIT_CODES: tuple[tuple[type[LivermoreError], int], ...] = (
     (ConfigurationError, 4),
     (StoreUnusable, 4),
     (DatabaseUnusable, 4),
+    (KeyRefused, 4),
     (TakenError, 5),
     (LivermoreError, 1),
 )

@@ -376,7 +376,7 @@ async def follow(
         followed = [Series("binance", symbol_of(n), tf) for tf in TIMEFRAMES for n in every]
         await readings.start(followed)
         await readings.turn()
-        await writer.seed((("binance", symbol_of(native)) for native in every), FIRST)
+        await writer.seed(followed, FIRST)
         _measure(writer, readings, where)
         wake = writer.wake
         recorder = Recorder(

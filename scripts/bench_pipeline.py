@@ -428,7 +428,7 @@ async def pipeline(
         await alerting.start(every)
     await readings.start(every)
     await readings.turn()
-    await writer.seed((("coinbase", name) for name in names), first)
+    await writer.seed(every, first)
     if "verification" in beside:
         budget = Budget(redis, "coinbase", REQUESTS)
         repairs = Repairs(

@@ -7,12 +7,14 @@ that stops, kills or pauses its server asks for ``own_valkey`` instead, which is
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from livermore.adapters.valkey import valkey_binary
+from tests.postgres import PostgresServer, find_binaries, running_postgres
 from tests.proxy import Proxy, proxied
 from tests.servers import Cluster, RedisServer, find_redis_server, running_server, server_room
 
@@ -104,6 +106,52 @@ def replicated_cluster(server_directory: Path) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_binaries(server_directory: Path) -> Path:
+    binaries = find_binaries(server_directory)
+    if binaries is None:
+        pytest.skip("NO PostgreSQL ON THIS MACHINE: nothing was tested on a database")
+    return binaries
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_directory: Path, postgres_binaries: Path) -> Iterator[PostgresServer]:
+    with running_postgres(postgres_binaries, server_directory / "postgres") as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """URL of an empty database."""
+    name = postgres_server.fresh()
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def prepared_database(postgres_server: PostgresServer) -> str:
+    """Name of a database with our tables, a template that nobody writes."""
+    name = postgres_server.fresh()
+    postgres_server.execute((CHECKOUT / "schema.sql").read_text(), name)
+    return name
+
+
+@pytest.fixture
+def prepared_url(postgres_server: PostgresServer, prepared_database: str) -> Iterator[str]:
+    """URL of a database with our tables, all of them empty."""
+    name = postgres_server.fresh(prepared_database)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture
+def own_postgres(server_directory: Path, postgres_binaries: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL of this test's own, to stop, start, kill and pause."""
+    directory = server_directory / f"own-{time.monotonic_ns()}"
+    with running_postgres(postgres_binaries, directory) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,18 @@ from redis.retry import Retry
 from livermore.adapters.valkey import valkey_binary
 
 GUARDIAN = """
-import os, pathlib, shutil, signal, sys
+import os, pathlib, shutil, signal, sys, time
 sys.stdin.read()
 room = pathlib.Path(sys.argv[1])
+for file in room.glob("*/data/postmaster.pid"):  # SIGKILL would leave its shared memory behind
+    try:
+        pid = int(file.read_text().split()[0])
+        os.kill(pid, signal.SIGQUIT)
+        for _ in range(100):
+            os.kill(pid, 0)
+            time.sleep(0.05)
+    except (OSError, ValueError, IndexError):
+        pass
 for file in [*room.glob("*/running"), *room.glob("*/valkey/valkey.pid")]:
     try:
         os.kill(int(file.read_text()), signal.SIGKILL)
@@ -42,6 +51,7 @@ def server_room() -> Iterator[Path]:
     """A directory with a short path; servers in it end with the block or with the process."""
     # Not in $TMPDIR: the path of a unix socket has 107 bytes at most.
     directory = Path(tempfile.mkdtemp(prefix="lm-", dir="/tmp"))
+    directory.chmod(0o711)  # PostgreSQL runs as another user where we are root
     with subprocess.Popen(
         [sys.executable, "-c", GUARDIAN, str(directory)],
         stdin=subprocess.PIPE,

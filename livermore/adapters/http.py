@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
+from urllib.parse import urlsplit
 
 import attrs
 import httpx
@@ -13,6 +14,7 @@ import trio
 from livermore import __version__
 from livermore.adapters.urls import shown
 from livermore.errors import RestError
+from livermore.market.wire import query
 
 DEADLINE = 4.0
 """Seconds for a whole request. It runs shielded: cancelled while connecting, httpx leaks slots."""
@@ -49,13 +51,20 @@ class Http:
             trust_env=False,
         )
 
-    async def get(self, path: str, params: Mapping[str, str]) -> Reply:
+    @property
+    def host(self) -> str:
+        """Whom we ask: name, and port where the URL says one."""
+        return urlsplit(self.base_url).netloc.rpartition("@")[2]
+
+    async def get(
+        self, path: str, params: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> Reply:
         """The reply, whatever its status. Raises :class:`RestError` when there is none."""
-        url = self.base_url + path
+        url = self.base_url + path + ("?" + query(params) if params else "")
         reply: httpx.Response | None = None
         try:
             with trio.move_on_after(DEADLINE, shield=True):
-                reply = await self._client.get(url, params=dict(params))
+                reply = await self._client.get(url, headers=dict(headers or {}))
         except httpx.PoolTimeout as error:
             await self._renew()
             raise RestError(f"no free connection to {self.shown}") from error

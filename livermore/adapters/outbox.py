@@ -51,9 +51,14 @@ def marks_key(exchange: str) -> str:
     return f"outbox:{{alerts:{exchange}}}"
 
 
+def history_key(exchange: str) -> str:
+    """How far the database is with it: ``cursor``, how many were ``lost``, and ``told`` of them."""
+    return f"history:{{alerts:{exchange}}}"
+
+
 def types(exchange: str) -> dict[str, str]:
     """What type Redis should give these keys, where they exist."""
-    hashes = (rules_key(exchange), claims_key(exchange), marks_key(exchange))
+    hashes = _keys(exchange)[1:]
     return {stream_key(exchange): "stream", **dict.fromkeys(hashes, "hash")}
 
 
@@ -130,8 +135,14 @@ def post(
             ",".join(one.channels),
             symbol_channel(exchange, symbol) if symbol else "",
         ]
-    keys = (stream_key(exchange), rules_key(exchange), claims_key(exchange), marks_key(exchange))
-    return script("alerts", keys, *arguments)
+    return script("alerts", _keys(exchange), *arguments)
+
+
+def _keys(exchange: str) -> tuple[str, ...]:
+    return (
+        *(stream_key(exchange), rules_key(exchange), claims_key(exchange), marks_key(exchange)),
+        history_key(exchange),
+    )
 
 
 def posted(reply: Sequence[bytes]) -> list[str]:

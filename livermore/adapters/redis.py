@@ -16,7 +16,7 @@ import importlib.resources
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -41,8 +41,8 @@ REROUTED = 2
 SCRIPTS = {
     name: importlib.resources.files("livermore.adapters").joinpath(f"lua/{name}.lua").read_text()
     for name in (
-        "alerts", "asked", "ban", "budget", "candles", "delivery", "epoch", "lease", "publish",
-        "reading", "recomputed", "survey", "whole",
+        "adopt", "alerts", "asked", "ban", "budget", "candles", "command", "delivery", "epoch",
+        "lease", "publish", "reading", "recomputed", "remove", "renew", "survey", "whole",
     )
 }  # fmt: skip
 DIGESTS = {
@@ -358,16 +358,51 @@ class Client:
         return dict(info)
 
     def messages(
-        self, patterns: Sequence[str], stopped: threading.Event
+        self,
+        patterns: Sequence[str],
+        stopped: threading.Event,
+        listening: Callable[[], object] = lambda: None,
     ) -> Iterator[tuple[str, bytes]]:
-        """Channel and payload of what is published on ``patterns``, until ``stopped`` is set."""
+        """Channel and payload of what is published on ``patterns``, until ``stopped`` is set.
+
+        ``listening`` is called once everything is heard.
+        """
+        wanted = len(patterns)
         try:
-            with self._connect().pubsub(ignore_subscribe_messages=True) as pubsub:
+            with self._connect().pubsub() as pubsub:
                 pubsub.psubscribe(*patterns)
                 while not stopped.is_set():
                     message = pubsub.get_message(timeout=0.25)
-                    if message is not None and message["type"] == "pmessage":
+                    if message is None:
+                        continue
+                    if message["type"] == "psubscribe":
+                        wanted -= 1
+                        if wanted == 0:
+                            listening()
+                    elif message["type"] == "pmessage":
                         yield message["channel"].decode("utf-8", "replace"), message["data"]
+        except FAILURES as error:
+            self.close()
+            raise translate(error, self.shown) from error
+
+    def answers(self, channel: str, call: Call, left: Callable[[], float]) -> Iterator[bytes]:
+        """Payloads that come on ``channel``, after ``call`` is run; while ``left()`` seconds are.
+
+        It listens before it calls: what answers at once is not missed.
+        """
+        try:
+            with self._connect().pubsub() as pubsub:
+                pubsub.subscribe(channel)
+                called = False
+                while (wait := left()) > 0:
+                    message = pubsub.get_message(timeout=min(wait, 0.25))
+                    if message is None:
+                        continue
+                    if message["type"] == "subscribe" and not called:
+                        self.run([call])
+                        called = True
+                    elif message["type"] == "message":
+                        yield message["data"]
         except FAILURES as error:
             self.close()
             raise translate(error, self.shown) from error
@@ -469,7 +504,7 @@ def translate(error: Exception, shown: str, *, cluster: bool = False) -> StoreEr
     return StoreError(f"Redis {shown}: {text}")
 
 
-LANES = ("write", "readings", "alerts", "lease", "publish", "show", "read")
+LANES = ("write", "readings", "alerts", "lease", "publish", "show", "read", "control")
 ABANDONED = "alerts"
 """The lane whose calls are left behind when they are cancelled: each of them may be repeated."""
 

@@ -5,9 +5,10 @@ Calls are built here and run by :mod:`livermore.adapters.redis`, so that one bat
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -20,6 +21,10 @@ from livermore.market.timeframe import TIMEFRAMES, Timeframe
 
 KEEP = 1000
 """Closed candles per series."""
+PRIVATE = 24 * 3600 * 1000
+"""How long (ms) the keys of one user stay after their last use, give or take :data:`JITTER`."""
+JITTER = 0.1
+"""So that what was written together does not expire together."""
 
 
 @attrs.frozen
@@ -40,12 +45,13 @@ class Keys:
 def keys(series: Series) -> Keys:
     """Keys and channels of ``series``."""
     exchange, symbol, tf = series.exchange, series.symbol, series.timeframe.value
-    candles = f"candles:{exchange}:{symbol}:{tf}"
+    private = "user" if series.owner else ""
+    candles = f"{private}candles:{series.name}"
     channel = f"channel:exchange:{exchange}"
     return Keys(
         candles=candles,
         companion=f"series:{{{candles}}}",
-        indicator=f"indicator:{exchange}:{symbol}:{tf}:macdv",
+        indicator=f"{private}indicator:{series.name}:macdv",
         close_channel=f"{channel}:candle:close:{symbol}:{tf}",
         correct_channel=f"{channel}:candle:correct:{symbol}:{tf}",
         update_channel=f"{channel}:candle:update:{symbol}:{tf}",
@@ -87,6 +93,11 @@ def budget_key(exchange: str) -> str:
 def gaps_key(exchange: str) -> str:
     """Ledger of gaps of this exchange."""
     return f"gaps:{exchange}"
+
+
+def following_key(exchange: str) -> str:
+    """What is followed beside the settings, and in which mode."""
+    return f"following:{exchange}"
 
 
 # -- who holds an exchange, and what it says beside its candles ---------------------------------
@@ -164,7 +175,8 @@ def types(series: Series) -> dict[str, str]:
 
 def exchange_types(exchange: str) -> dict[str, str]:
     """As :func:`types`, of what the exchange can go on without for a while."""
-    return {budget_key(exchange): "hash", gaps_key(exchange): "hash"}
+    keys = (budget_key(exchange), gaps_key(exchange), following_key(exchange))
+    return dict.fromkeys(keys, "hash")
 
 
 def is_foreign(reply: object) -> bool:
@@ -293,9 +305,16 @@ def write(
     candles: Sequence[Candle],
     *,
     history: bool = False,
+    settled: int = 0,
     edge: Edge | None = None,
+    life: int = 0,
 ) -> Call:
-    """Store ``candles`` (ascending). An empty takes the close stored before it, if there is one."""
+    """Store ``candles`` (ascending). An empty takes the close stored before it, if there is one.
+
+    Of ``history`` ``settled`` is the open time it ends with; the first of it that is stored makes
+    all up to there silent.
+    ``life`` is that of a private series, see :func:`life`.
+    """
     named = keys(series)
     arguments: list[str | bytes | int] = [
         epoch,
@@ -304,9 +323,10 @@ def write(
         named.close_channel,
         named.correct_channel,
         named.identity,
-        "1" if history else "",
+        settled if history else "",
     ]
     arguments += [edge.time, edge.after, edge.before] if edge else ["", "", ""]
+    arguments.append(life or "")
     for candle in candles:
         text = prices(candle) if candle.kind is Kind.TRADED else repr(candle.close)
         arguments += [
@@ -391,17 +411,91 @@ def whole(series: Series) -> Call:
     return script("whole", (named.candles, named.companion))
 
 
-def reading(series: Series, text: bytes, *, older: bool = False) -> Call:
-    """Store and announce a reading; one of an ``older`` candle is announced alone."""
+def reading(series: Series, text: bytes, *, older: bool = False, life: int = 0) -> Call:
+    """Store and announce a reading; one of an ``older`` candle is announced alone.
+
+    ``life`` as of :func:`write`.
+    """
     named = keys(series)
     return script(
-        "reading", (named.indicator,), text, named.indicator_channel, "1" if older else ""
+        "reading",
+        (named.indicator,),
+        text,
+        named.indicator_channel,
+        "1" if older else "",
+        life or "",
     )
 
 
 def recomputed(series: Series, epoch: int, version: int) -> Call:
     """The readings behind every correction up to ``version`` were announced."""
     return script("recomputed", (keys(series).companion,), epoch, version)
+
+
+# -- keys of one user -------------------------------------------------------------------------
+
+
+def life(series: Series, chance: Callable[[], float]) -> int:
+    """How long (ms) what is stored of ``series`` now stays unless it is used: 0 for ever."""
+    if not series.owner:
+        return 0
+    return round(PRIVATE * (1 + JITTER * (2 * chance() - 1)))
+
+
+def renew(series: Iterable[Series], chance: Callable[[], float]) -> list[Call]:
+    """Those of ``series`` that are private are used: they stay for a while longer."""
+    calls: list[Call] = []
+    for one in series:
+        if left := life(one, chance):
+            named = keys(one)
+            calls += [
+                script("renew", (named.candles, named.companion), left),
+                ("PEXPIRE", named.indicator, left),
+            ]
+    return calls
+
+
+# -- series that come and go ------------------------------------------------------------------
+
+
+def remove(series: Series, epoch: int) -> list[Call]:
+    """Everything that is stored of ``series`` goes."""
+    named = keys(series)
+    return [
+        script("remove", (named.candles, named.companion), epoch),
+        forget(named.indicator, epoch),
+    ]
+
+
+def read_all(series: Series) -> list[Call]:
+    """Ask for everything that is stored of ``series``, for :func:`adopt`."""
+    named = keys(series)
+    return [
+        ("ZRANGE", named.candles, 0, -1),
+        ("HGETALL", named.companion),
+        ("GET", named.indicator),
+    ]
+
+
+def adopt(series: Series, epoch: int, replies: Sequence[Any], life: int = 0) -> list[Call]:
+    """Store as ``series`` what was read of it under another owner; nothing where there was nothing.
+
+    ``life`` as of :func:`write`.
+    """
+    members, fields, reading = replies
+    if not members:
+        return []
+    named = keys(series)
+    if isinstance(fields, dict):
+        fields = [text for pair in fields.items() for text in pair]
+    arguments: list[str | bytes | int] = [epoch, life or "", len(fields) // 2, *fields]
+    for member in members:
+        with contextlib.suppress(MalformedMessage):
+            arguments += [decode_candle(series, member).open_time, member]
+    calls = [script("adopt", (named.candles, named.companion), *arguments)]
+    if reading is not None:
+        calls.append(("SET", named.indicator, reading, *(("PX", life) if life else ())))
+    return calls
 
 
 # -- looking ----------------------------------------------------------------------------------
@@ -451,15 +545,17 @@ def newest_call(series: Series, count: int) -> Call:
     return ("ZRANGE", keys(series).candles, -count, -1)
 
 
-_CANDLES_KEY = re.compile(r"^candles:([a-z_]+):([^:]+):(5m|15m|1h|4h|1d)$")
+_CANDLES_KEY = re.compile(
+    r"^(?:candles|usercandles:([^:]+)):([a-z_]+):([^:]+):(5m|15m|1h|4h|1d)$"
+)
 
 
 def parse_candles_key(key: str) -> Series | None:
     """The series whose candles lie at ``key``."""
     found = _CANDLES_KEY.match(key)
-    return Series(found[1], found[2], Timeframe.parse(found[3])) if found else None
+    return Series(found[2], found[3], Timeframe.parse(found[4]), found[1] or "") if found else None
 
 
-def all_series(exchange: str, symbol: str) -> tuple[Series, ...]:
+def all_series(exchange: str, symbol: str, owner: str = "") -> tuple[Series, ...]:
     """The series of one symbol, shortest timeframe first."""
-    return tuple(Series(exchange, symbol, timeframe) for timeframe in TIMEFRAMES)
+    return tuple(Series(exchange, symbol, timeframe, owner) for timeframe in TIMEFRAMES)

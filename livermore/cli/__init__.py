@@ -70,9 +70,14 @@ def _interruptible(*, at_the_end: bool) -> Iterator[None]:
 
 def _command(arguments: list[str]) -> int:
     from livermore.cli.app import app, usage_errors
+    from livermore.config import asks_for_completions
 
+    if completing := asks_for_completions():
+        from typer.completion import completion_init
+
+        completion_init()
     try:
-        if not arguments:
+        if not arguments and not completing:
             app(["--help"], prog_name="livermore", standalone_mode=False)
             return 2
         result = app(arguments, prog_name="livermore", standalone_mode=False)

@@ -42,6 +42,7 @@ def candles(
         str | None, typer.Option(metavar="TIME", help="From 2h ago, or 2026-01-02T03:00:00Z, on.")
     ] = None,
     exchange: OneExchange = None,
+    user: options.User = None,
     json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
 ) -> int:
@@ -50,10 +51,13 @@ def candles(
         raise UsageError("--json and --csv exclude each other")
     wanted, length = options.marked(symbol, exchange), Timeframe.parse(timeframe)
     count = _count(last, since)
-    settings = place.settings()
+    settings = place.of(user).settings()
     with store.open_store(settings) as client:
+        from livermore.adapters.store import keys
+
         where, name, status = store.find(client, settings, *wanted)
-        series = Series(where, name, length)
+        [series] = store.series_of(client, settings, where, [name], status, [length])
+        key = keys(series).candles
         found, damaged = _read(client, series, since, count, store.now(status))
     if json:
         output.document(
@@ -81,8 +85,7 @@ def candles(
         output.say(f"no candles of {series} are stored" + (f" since {since}" if since else ""))
     if damaged:
         output.say(
-            f"{damaged} members of candles:{series.name} are damaged and left out: "
-            "a running daemon replaces them"
+            f"{damaged} members of {key} are damaged and left out: a running daemon replaces them"
         )
     return 0
 

@@ -14,7 +14,6 @@ from livermore.cli.gaps import ALLOWANCE
 from livermore.cli.options import OneExchange, Place, placed
 from livermore.cli.store import Status
 from livermore.errors import LivermoreError, UsageError
-from livermore.market.candle import Series
 from livermore.market.timeframe import Timeframe
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ def chart(
         str, typer.Option("--size", metavar="WxH", help="Of the picture, in pixels.")
     ] = "800x500",
     exchange: OneExchange = None,
+    user: options.User = None,
 ) -> int:
     """Draw closed candles with volume, MACD-V, its signal and its histogram."""
     pixels = _size(size)
@@ -62,17 +62,18 @@ def chart(
     if out not in (None, STDOUT) and Path(str(out)).suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"-o {out}: a chart is a .png or an .svg file")
     wanted, length = options.marked(symbol, exchange), Timeframe.parse(timeframe)
-    settings = place.settings()
+    settings = place.of(user).settings()
     with store.open_store(settings) as client:
         from livermore.adapters.chart import stored
-        from livermore.adapters.store import whole
+        from livermore.adapters.store import keys, whole
 
         where, name, status = store.find(client, settings, *wanted)
-        series = Series(where, name, length)
+        [series] = store.series_of(client, settings, where, [name], status, [length])
+        key = keys(series).candles
         found = stored(series, client.run([whole(series)])[0], bars)
     if found.damaged:
         output.say(
-            f"{found.damaged} members of candles:{series.name} are damaged and left out: "
+            f"{found.damaged} members of {key} are damaged and left out: "
             "a running daemon replaces them"
         )
     if not found.candles:

@@ -24,6 +24,7 @@ from livermore.market.timeframe import Timeframe
 
 if TYPE_CHECKING:
     from livermore.adapters.redis import Client
+    from livermore.config import Settings
     from livermore.signals.lead import Lead
 
 TOGETHER = 10_000
@@ -125,8 +126,9 @@ def compare(
     wanted = [market(text) for text in (first, second)]
     if wanted[0] == wanted[1]:
         raise UsageError(f"{first} twice: name two markets")
-    with store.open_store(place.settings()) as client:
-        one, other = (read(client, exchange, symbol) for symbol, exchange in wanted)
+    settings = place.settings()
+    with store.open_store(settings) as client:
+        one, other = (read(client, settings, exchange, symbol) for symbol, exchange in wanted)
     sides = (one, other)
     found, pair, remarks = difference(one, other), lead_of(one, other, last), remarks_on(one, other)
     if json:
@@ -147,12 +149,13 @@ def market(text: str) -> tuple[str, str]:
     return options.symbol(symbol), options.known_exchange(exchange)
 
 
-def read(client: Client, exchange: str, symbol: str) -> Side:
+def read(client: Client, settings: Settings, exchange: str, symbol: str) -> Side:
     """What is stored of one market."""
     from livermore.adapters.store import decode_candles, newest_call, ticker_key
 
     status = store.read_status(client, exchange)
-    series = Series(exchange, store.known_symbol(client, exchange, symbol, status), Timeframe.M5)
+    name = store.known_symbol(client, exchange, symbol, status, settings.user)
+    [series] = store.series_of(client, settings, exchange, [name], status, [Timeframe.M5])
     text, members = client.run(
         [("GET", ticker_key(exchange, series.symbol)), newest_call(series, MOST_CLOSES)]
     )

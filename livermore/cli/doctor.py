@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,6 +125,8 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield python_version()
     yield state_directory(settings.state_dir)
     yield from redis_server(settings)
+    if settings.database_url is not None:
+        yield database(settings.database_url, settings.exchanges)
     for name in settings.exchanges:
         for finding in exchange_endpoints(settings, dialect(name)):
             text = f"{name}: {finding.text}" if len(settings.exchanges) > 1 else finding.text
@@ -204,6 +206,27 @@ def redis_server(settings: Settings) -> Iterator[Finding]:
         yield Finding("Redis", FAIL, str(error), step)
     finally:
         client.close()
+
+
+def database(url: str, exchanges: Sequence[str]) -> Finding:
+    """Whether PostgreSQL answers, with the schema of this version."""
+    from livermore.adapters import schema
+    from livermore.adapters.postgres import Database
+
+    check = "database"
+    try:
+        opened = Database(url)
+        try:
+            beyond = opened.run(lambda connection: schema.check(connection, exchanges))
+        finally:
+            opened.close()
+    except LivermoreError as error:
+        text, _, step = str(error).rpartition(": ")
+        return Finding(check, FAIL, text, step)
+    if beyond:
+        text = f"{opened.shown} holds more than our schema: {beyond[0].statement} would end that"
+        return Finding(check, WARN, text, "livermore db check shows it all")
+    return Finding(check, PASS, f"{opened.shown} has the schema of this version")
 
 
 def judged(

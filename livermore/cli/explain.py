@@ -90,6 +90,7 @@ def explain(
         str, typer.Option("--candles", metavar="N|all", help="How many of the candles to list.")
     ] = "10",
     exchange: OneExchange = None,
+    user: options.User = None,
     json: Json = False,
 ) -> int:
     """Show every term of a reading, the candles it rests on and what is uncertain about it."""
@@ -97,10 +98,10 @@ def explain(
 
     shown = _count(candles)
     wanted, length = options.marked(symbol, exchange), Timeframe.parse(timeframe)
-    settings = place.settings()
+    settings = place.of(user).settings()
     with store.open_store(settings) as client:
         where, name, status = store.find(client, settings, *wanted)
-        series = Series(where, name, length)
+        [series] = store.series_of(client, settings, where, [name], status, [length])
         found = read_stored(client, series)
     now = latest.clock(status)
     found_at = choose(found, time, now)

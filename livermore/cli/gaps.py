@@ -95,7 +95,7 @@ def gaps(
         for name, known, status in chosen:
             series = [
                 one
-                for one in store.followed(client, name, status)
+                for one in store.followed(client, name, status, settings.user)
                 if one.timeframe in wanted and known in (None, one.symbol)
             ]
             now = store.now(status)

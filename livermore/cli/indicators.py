@@ -15,7 +15,6 @@ from livermore.cli.options import Exchange, Json, Place, Symbol, placed
 from livermore.cli.status import AWAY
 from livermore.cli.store import Status
 from livermore.errors import UsageError
-from livermore.market.candle import Series
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
 
 if TYPE_CHECKING:
@@ -129,6 +128,7 @@ def indicators(
         bool, typer.Option("--watch", "-w", help="Renew it every 2 seconds, until Ctrl-C.")
     ] = False,
     exchange: Exchange = None,
+    user: options.User = None,
     json: Json = False,
 ) -> int:
     """Show MACD-V and stage of every symbol in every timeframe."""
@@ -140,6 +140,7 @@ def indicators(
         raise UsageError(f"--sort {sort}: use one of {', '.join(ORDERS)}")
     only, given = options.limits(symbol, exchange)
     wanted = Wanted(given or "", only, options.timeframes(timeframe), stage, sort)
+    place = place.of(user)
     settings = place.settings()
     with store.open_store(settings) as client:
         if watch:
@@ -161,15 +162,18 @@ def indicators(
 
 
 def _read(place: Place, wanted: Wanted) -> Board:
-    with store.open_store(place.settings()) as client:
+    settings = place.settings()
+    with store.open_store(settings) as client:
         status = store.read_status(client, wanted.exchange)
-        series = latest.followed(client, wanted.exchange, status)
+        series = latest.followed(client, wanted.exchange, status, settings.user)
         symbols = list(dict.fromkeys(one.symbol for one in series))
         if wanted.symbol is not None:
-            symbols = [store.known_symbol(client, wanted.exchange, wanted.symbol, status)]
+            symbols = [
+                store.known_symbol(client, wanted.exchange, wanted.symbol, status, settings.user)
+            ]
         now = latest.clock(status)
         # All timeframes of a symbol, also those that are not shown: the bias is of all.
-        asked = [Series(wanted.exchange, name, tf) for name in symbols for tf in TIMEFRAMES]
+        asked = store.series_of(client, settings, wanted.exchange, symbols, status)
         return board_of(wanted, status, latest.read_latest(client, asked, now), now)
 
 

@@ -81,9 +81,11 @@ def read_latest(client: Client, chosen: Sequence[Series], now: int) -> list[Late
     return found
 
 
-def followed(client: Client, exchange: str, status: Status | None) -> list[Series]:
+def followed(
+    client: Client, exchange: str, status: Status | None, user: str | None = None
+) -> list[Series]:
     """The series whose readings are to be expected; raises :class:`NotRunning` for none."""
-    series = store.followed(client, exchange, status)
+    series = store.followed(client, exchange, status, user)
     if not series and status is None:
         raise NotRunning(f"nothing of {exchange} is stored here, and {not_running(exchange)}")
     return series

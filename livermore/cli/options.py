@@ -62,6 +62,12 @@ TimeframeName = Annotated[
     str | None,
     typer.Option("--timeframe", "-t", metavar="TF", help="Only this one of 5m 15m 1h 4h 1d."),
 ]
+User = Annotated[
+    str | None,
+    typer.Option(
+        "--user", "-u", metavar="NAME", help="Also what only this user follows.  [LIVERMORE_USER]"
+    ),
+]
 
 _SHARED = {"redis_url": RedisUrl, "state_dir": StateDir, "config": ConfigFile}
 
@@ -71,6 +77,10 @@ class Place:
     """Where a command should look: the shared options as they were given."""
 
     flags: Mapping[str, str | None]
+
+    def of(self, user: str | None) -> Place:
+        """The same for ``user``, where one is given."""
+        return self if user is None else Place({**self.flags, "user": user})
 
     def settings(self, **more: object) -> Settings:
         """The settings, with further flags of the command."""

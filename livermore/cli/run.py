@@ -59,6 +59,16 @@ def run(
     run_for: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="End cleanly after 60s, 2h, …")
     ] = None,
+    idle: Annotated[
+        bool | None,
+        typer.Option(
+            "--idle", help="Connect to nothing, and wait for livermore ctl.", show_default=False
+        ),
+    ] = None,
+    autostart: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Follow these from the start on, such as coinbase."),
+    ] = None,
     standby: Annotated[
         bool | None,
         typer.Option(
@@ -99,7 +109,10 @@ def run(
         ),
     ] = None,
 ) -> int:
-    """Follow exchanges until stopped: candles and readings into Redis, closes on pub/sub."""
+    """Follow exchanges until stopped: candles and readings into Redis, closes on pub/sub.
+
+    Without an exchange it is idle: it connects to nothing and waits for livermore ctl.
+    """
     read = functools.partial(
         _checked,
         place,
@@ -108,6 +121,8 @@ def run(
         top=top,
         country=country,
         run_for=run_for,
+        idle=idle,
+        autostart=autostart,
         standby=standby,
         rest_url=rest_url or None,
         websocket_url=websocket_url or None,
@@ -118,11 +133,8 @@ def run(
         recorder=recorder,
     )
     settings = read()
-    if not settings.exchanges:
-        from livermore.exchanges import DIALECTS
-
-        known = ", ".join(sorted(DIALECTS))
-        raise UsageError(f"run needs an exchange: livermore run coinbase (known: {known})")
+    if settings.idle and exchanges:
+        raise UsageError("--idle connects to nothing: leave the exchanges away, or --idle")
     from livermore import daemon
     from livermore.cli import logs
 

@@ -11,13 +11,16 @@ import attrs
 import typer
 
 from livermore.cli import latest, options, output, store, times
+from livermore.cli.database import open_database
 from livermore.cli.latest import Latest
 from livermore.cli.options import Exchange, Json, Place, TimeframeName, placed
-from livermore.errors import UsageError
+from livermore.errors import ConfigurationError, DatabaseError, UsageError
 
 if TYPE_CHECKING:
     from livermore.adapters.redis import Client
+    from livermore.config import Settings
     from livermore.market.timeframe import Timeframe
+    from livermore.profile.contents import Scanner
     from livermore.signals.reading import Reading
 
 
@@ -48,27 +51,55 @@ def register(app: typer.Typer) -> None:
 def scan(
     place: Place,
     near: Annotated[
-        str, typer.Option(metavar="LEVELS", help="Levels of MACD-V, meant with both signs.")
-    ] = "150",
-    within: Annotated[float, typer.Option(metavar="POINTS", help="How close is close.")] = 10,
+        str | None,
+        typer.Option(
+            metavar="LEVELS", help="Levels of MACD-V, meant with both signs.  [default: 150]"
+        ),
+    ] = None,
+    within: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="How close is close.  [default: 10]")
+    ] = None,
     timeframe: TimeframeName = None,
     exchange: Exchange = None,
+    user: options.User = None,
     json: Json = False,
 ) -> int:
     """List the symbols whose MACD-V is close to a level, nearest first."""
-    levels = _levels(near)
+    settings = place.of(user).settings()
+    if (scanner := _of_user(settings)) is not None:
+        near = near or ",".join(f"{level:g}" for level in scanner.near)
+        within = scanner.within if within is None else within
+        timeframe = timeframe or ",".join(scanner.timeframe or ()) or None
+        exchange = exchange or scanner.exchange
+    levels = _levels("150" if near is None else near)
+    within = 10.0 if within is None else within
     if not 0 <= within < math.inf:
         raise UsageError(f"--within {within:g}: write a number of points from 0 up")
     wanted = options.timeframes(timeframe)
-    settings = place.settings()
     _, given = options.limits(None, exchange)
     with store.open_store(settings) as client:
         names = store.exchanges(client, settings, given)
         for name in names:
             if len(names) > 1 and not json:
                 output.line(f"{name}:")
-            _scan(client, name, wanted, levels, within, json=json)
+            _scan(client, name, wanted, levels, within, user=settings.user, json=json)
     return 0
+
+
+def _of_user(settings: Settings) -> Scanner | None:
+    """What the user looks for, where one is named who has settings."""
+    if settings.user is None or settings.database_url is None:
+        return None
+    from livermore.adapters import users
+    from livermore.profile.document import parse
+
+    try:
+        with open_database(settings, "scan") as database:
+            whose = database.run(lambda c: users.chosen(c, settings.user))
+        return parse(whose.settings).scanner
+    except (DatabaseError, ConfigurationError) as error:
+        output.say(f"what {settings.user} set for scan is not known: {error}")
+        return None
 
 
 def _scan(
@@ -78,10 +109,11 @@ def _scan(
     levels: Sequence[float],
     within: float,
     *,
+    user: str | None,
     json: bool,
 ) -> None:
     status = store.read_status(client, name)
-    chosen = [s for s in latest.followed(client, name, status) if s.timeframe in wanted]
+    chosen = [s for s in latest.followed(client, name, status, user) if s.timeframe in wanted]
     now = latest.clock(status)
     readings = latest.read_latest(client, chosen, now)
     hits, left_out = close_to(readings, levels, within)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from livermore.errors import (
 )
 from livermore.market.candle import Series
 from livermore.market.product import same_market, unknown_symbol
+from livermore.market.timeframe import TIMEFRAMES, Timeframe
 
 if TYPE_CHECKING:
     from livermore.adapters.redis import Client
@@ -73,6 +75,10 @@ class Status:
     def symbols(self) -> list[str]:
         """The symbols it follows."""
         return self.words.symbols or []
+
+    def owner(self, symbol: str) -> str | None:
+        """In whose keys ``symbol`` lives, "" for the shared pool; None where it is not followed."""
+        return (self.words.owners or {}).get(symbol, "") if symbol in self.symbols else None
 
 
 def read_status(client: Client, exchange: str) -> Status | None:
@@ -165,7 +171,7 @@ def of_one(place: Place, given: str | None, **flags: object) -> Settings:
 
 
 def having(
-    client: Client, names: Sequence[str], symbol: str
+    client: Client, names: Sequence[str], symbol: str, user: str | None = None
 ) -> list[tuple[str, str, Status | None]]:
     """Those of the exchanges that ``symbol`` is followed or stored of: with its name there.
 
@@ -175,7 +181,8 @@ def having(
     for exchange in names:
         status = read_status(client, exchange)
         try:
-            found.append((exchange, known_symbol(client, exchange, symbol, status), status))
+            known = known_symbol(client, exchange, symbol, status, user)
+            found.append((exchange, known, status))
         except (UnknownSymbol, NotRunning) as error:
             errors.append(error)
     if not found:
@@ -193,7 +200,7 @@ def look_at(
     names = exchanges(client, settings, given)
     if symbol is None:
         return [(name, None, read_status(client, name)) for name in names]
-    return [*having(client, names, symbol)]
+    return [*having(client, names, symbol, settings.user)]
 
 
 def find(
@@ -203,7 +210,7 @@ def find(
 
     Raises :class:`UsageError` where that are several, and as :func:`having`.
     """
-    found = having(client, exchanges(client, settings, given), symbol)
+    found = having(client, exchanges(client, settings, given), symbol, settings.user)
     if len(found) > 1:
         named = [f"{name}@{exchange}" for exchange, name, _ in found]
         raise UsageError(f"{symbol} is here more than once: say {' or '.join(named)}")
@@ -217,13 +224,60 @@ def now(status: Status | None = None) -> int:
     return round(time.time() * 1000)
 
 
-def stored_series(client: Client, exchange: str) -> list[Series]:
-    """Every series of ``exchange`` that has candles, by symbol, shortest timeframe first."""
+def stored_series(client: Client, exchange: str, user: str | None = None) -> list[Series]:
+    """Every series of ``exchange`` that has candles, by symbol, shortest timeframe first.
+
+    Those of ``user`` as well, where they are not in the pool that all share.
+    """
     from livermore.adapters.store import parse_candles_key
 
-    found = (parse_candles_key(name) for name in _names(client, f"candles:{exchange}:*"))
-    ours = {series.name: series for series in found if series and series.exchange == exchange}
+    ours: dict[tuple[str, Timeframe], Series] = {}
+    for pattern in ([f"usercandles:{user}:{exchange}:*"] if user else []) + [
+        f"candles:{exchange}:*"
+    ]:
+        for series in map(parse_candles_key, _names(client, pattern)):
+            if series is not None and series.exchange == exchange:
+                ours[series.symbol, series.timeframe] = series
     return sorted(ours.values(), key=lambda series: (series.symbol, series.timeframe.ms))
+
+
+def series_of(
+    client: Client,
+    settings: Settings,
+    exchange: str,
+    symbols: Iterable[str],
+    status: Status | None,
+    timeframes: Sequence[Timeframe] = TIMEFRAMES,
+) -> list[Series]:
+    """The series of ``symbols`` where they lie: in the shared pool, else with the user.
+
+    What a daemon follows lies where it says. What lies with a user is used by this, and stays.
+    """
+    user, found = settings.user, []
+    for symbol in symbols:
+        owner = status.owner(symbol) if status is not None else None
+        if owner is None and user:
+            owner = "" if _stored(client, exchange, symbol) else user
+        if owner and user not in (None, owner):
+            owner = user  # somebody else's
+        found += [Series(exchange, symbol, timeframe, owner or "") for timeframe in timeframes]
+    _renew(client, found)
+    return found
+
+
+def _stored(client: Client, exchange: str, symbol: str) -> bool:
+    """Whether the shared pool has candles of ``symbol``."""
+    from livermore.adapters.store import all_series, keys
+
+    shared = all_series(exchange, symbol)
+    return any(client.run([("EXISTS", keys(series).candles) for series in shared]))
+
+
+def _renew(client: Client, used: Iterable[Series]) -> None:
+    """Where we may only read, what is private expires all the same."""
+    from livermore.adapters.store import renew
+
+    client.run_each(renew(used, random.random))
 
 
 def _names(client: Client, pattern: str) -> Iterator[str]:
@@ -244,16 +298,32 @@ def _scan(client: Client, pattern: str) -> Iterator[bytes]:
             return
 
 
-def followed(client: Client, exchange: str, status: Status | None) -> list[Series]:
-    """The series a daemon follows, or, where none runs, those that have candles."""
+def followed(
+    client: Client, exchange: str, status: Status | None, user: str | None = None
+) -> list[Series]:
+    """The series a daemon follows, or, where none runs, those that have candles.
+
+    Of what is private those of ``user``, or, where none is given, of everybody a daemon works for.
+    """
     from livermore.adapters.store import all_series
 
-    if status is not None and status.symbols:
-        return [s for symbol in status.symbols for s in all_series(exchange, symbol)]
-    return stored_series(client, exchange)
+    if status is None or not status.symbols:
+        found = stored_series(client, exchange, user)
+    else:
+        owners = {symbol: status.owner(symbol) or "" for symbol in status.symbols}
+        found = [
+            series
+            for symbol, owner in owners.items()
+            if not user or owner in ("", user)
+            for series in all_series(exchange, symbol, owner)
+        ]
+    _renew(client, found)
+    return found
 
 
-def known_symbol(client: Client, exchange: str, symbol: str, status: Status | None) -> str:
+def known_symbol(
+    client: Client, exchange: str, symbol: str, status: Status | None, user: str | None = None
+) -> str:
     """The name that ``symbol`` is followed or stored by; another name of it is said on stderr.
 
     Raises :class:`UnknownSymbol` with the nearest names for one neither followed nor stored.
@@ -264,7 +334,7 @@ def known_symbol(client: Client, exchange: str, symbol: str, status: Status | No
     if name is not None:
         output.say(same_market(symbol, name))
         return name
-    known = {series.symbol for series in stored_series(client, exchange)}
+    known = {series.symbol for series in stored_series(client, exchange, user)}
     known |= set(status.symbols) if status is not None else set()
     if not known:
         raise NotRunning(

@@ -71,6 +71,7 @@ class Words(msgspec.Struct):
     version: str | None = None
     symbols: list[str] | None = None
     aliases: dict[str, str] | None = None
+    owners: dict[str, str] | None = None
     rejected: dict[str, str] | None = None
     notices: list[str] | None = None
     connections: list[ConnectionWords] | None = None

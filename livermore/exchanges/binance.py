@@ -1,4 +1,4 @@
-"""Binance.com and Binance.US: public market data, no key.
+"""Binance.com and Binance.US: public market data, no key; for those with one, see beside it.
 
 The two speak one language: this file builds both, and :class:`Member` holds what differs.
 
@@ -29,7 +29,16 @@ from itertools import islice
 import attrs
 import msgspec
 
-from livermore.dialect import CloseRule, Dialect, Fees, Geo, Request, Row, Subscription
+from livermore.dialect import (
+    Account,
+    CloseRule,
+    Dialect,
+    Fees,
+    Geo,
+    Request,
+    Row,
+    Subscription,
+)
 from livermore.errors import (
     LivermoreError,
     MalformedMessage,
@@ -38,6 +47,7 @@ from livermore.errors import (
     RestError,
     UnknownSymbol,
 )
+from livermore.exchanges import binance_account
 from livermore.market.events import (
     Closing,
     Confirmed,
@@ -116,6 +126,7 @@ class Member:
     elsewhere: str
     """What to do where it serves nobody."""
     fees: Fees
+    account: Account
 
 
 class KlineRow(msgspec.Struct, gc=False):
@@ -482,7 +493,7 @@ def refusal(
         return Refused(
             f"{member.name}: 451: it serves nobody where we ask from{said}; {member.elsewhere}"
         )
-    if status == 401:  # we send no key that could be wrong
+    if status == 401:  # what a key has to do with it is told apart before
         return Refused(message)
     if status in WAITS or "retry-after" in headers:
         wait = retry_after(headers, untold=WAITS.get(status, 10.0), least=1.0, most=LONGEST_BAN)
@@ -541,6 +552,7 @@ def _dialect(member: Member) -> Dialect:
         time_request=time_request,
         read_time=functools.partial(read_time, member),
         refusal=functools.partial(refusal, member),
+        account=member.account,
     )
 
 
@@ -564,6 +576,7 @@ BINANCE = _dialect(
         ),
         elsewhere="in the US: livermore run binance_us",
         fees=Fees(note="by volume and account: GET /api/v3/account/commission tells yours"),
+        account=binance_account.BINANCE,
     )
 )
 
@@ -585,5 +598,6 @@ BINANCE_US = _dialect(
         ),
         elsewhere="outside the US: livermore run binance",
         fees=Fees(note="by volume and account: GET /api/v3/account tells yours"),
+        account=binance_account.BINANCE_US,
     )
 )

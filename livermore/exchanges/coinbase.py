@@ -1,4 +1,4 @@
-"""Coinbase Advanced Trade: public market data, no key.
+"""Coinbase Advanced Trade: public market data, no key; for those with one, see the file beside it.
 
 Its peculiarities, and what is made of them:
 
@@ -33,6 +33,7 @@ from livermore.errors import (
     RestError,
     UnknownSymbol,
 )
+from livermore.exchanges.coinbase_account import ACCOUNT
 from livermore.market.events import (
     Acknowledged,
     Event,
@@ -632,4 +633,5 @@ COINBASE = Dialect(
     time_request=time_request,
     read_time=read_time,
     refusal=refusal,
+    account=ACCOUNT,
 )

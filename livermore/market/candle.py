@@ -48,16 +48,21 @@ class Evidence(enum.IntEnum):
 
 @attrs.frozen(cache_hash=True, order=False)
 class Series:
-    """One exchange's candles of one symbol in one timeframe."""
+    """One exchange's candles of one symbol in one timeframe.
+
+    ``owner`` is the one user in whose private keys they live, "" for the pool that all share.
+    """
 
     exchange: str
     symbol: str
     timeframe: Timeframe = attrs.field(hash=False)
+    owner: str = attrs.field(default="", eq=False)  # the name says it: nothing is compared twice
     name: str = attrs.field(init=False)
 
     @name.default
     def _name(self) -> str:
-        return f"{self.exchange}:{self.symbol}:{self.timeframe.value}"
+        name = f"{self.exchange}:{self.symbol}:{self.timeframe.value}"
+        return f"{self.owner}:{name}" if self.owner else name
 
     def __str__(self) -> str:
         return f"{self.symbol} {self.timeframe.value}"

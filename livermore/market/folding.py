@@ -15,7 +15,7 @@ import attrs
 
 from livermore.market.candle import Candle, Kind, Series
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
-from livermore.market.tracker import Forming
+from livermore.market.tracker import Forming, moved
 
 PARENT = dict(itertools.pairwise(TIMEFRAMES))
 CHILD = {parent: child for child, parent in PARENT.items()}
@@ -25,14 +25,14 @@ CHILD = {parent: child for child, parent in PARENT.items()}
 def parent_series(series: Series) -> Series | None:
     """The series one level up, None above the highest."""
     parent = PARENT.get(series.timeframe)
-    return None if parent is None else Series(series.exchange, series.symbol, parent)
+    return None if parent is None else Series(series.exchange, series.symbol, parent, series.owner)
 
 
 @functools.cache
 def child_series(series: Series) -> Series | None:
     """The series one level down, None below the lowest."""
     child = CHILD.get(series.timeframe)
-    return None if child is None else Series(series.exchange, series.symbol, child)
+    return None if child is None else Series(series.exchange, series.symbol, child, series.owner)
 
 
 def fold(parent: Series, open_time: int, children: Sequence[Candle]) -> Candle | None:
@@ -142,6 +142,16 @@ class Folder:
             )
             parents.append(forming)
         return parents
+
+    def forget(self, series: Series) -> None:
+        """Keep nothing of a series, child or parent."""
+        self._windows.pop(series, None)
+
+    def move(self, before: Series, after: Series) -> None:
+        """The children that are kept for ``before`` are of ``after`` from now on."""
+        window, child = self._windows.pop(before, None), child_series(after)
+        if window is not None and child is not None:
+            self._windows[after] = _Window(window.open_time, moved(window.children, child))
 
     def is_old(self, candle: Candle) -> bool:
         """Whether the parent of ``candle`` lies before the one whose children are kept."""

@@ -66,6 +66,7 @@ class Gap:
     def name(self) -> str:
         """Its field in the ledger."""
         name = f"{self.series.symbol}:{self.series.timeframe.value}:{self.first}"
+        name = f"{self.series.owner}:{name}" if self.series.owner else name
         return f"{name}:verify" if self.cause == VERIFY else name
 
     @property
@@ -89,6 +90,7 @@ class _Row(msgspec.Struct, omit_defaults=True):
     ended: int | None = None
     note: str = ""
     compared: tuple[int, int, int, int, int, int, int] | None = None
+    owner: str = ""
 
 
 _decoder = msgspec.json.Decoder(_Row)
@@ -102,6 +104,7 @@ def encode_gap(gap: Gap) -> bytes:
             gap.found, int(gap.lane), gap.attempts, gap.next_try, gap.omitted_at,
             gap.outcome.value, gap.ended, gap.note,
             gap.compared.figures if gap.compared else None,  # type: ignore[arg-type]
+            gap.series.owner,
         )
     )  # fmt: skip
 
@@ -111,7 +114,7 @@ def decode_gap(exchange: str, text: bytes) -> Gap:
     """An entry of the ledger; raises :class:`MalformedMessage` when it is not one of ours."""
     try:
         row = _decoder.decode(text)
-        series = Series(exchange, row.symbol, Timeframe(row.timeframe))
+        series = Series(exchange, row.symbol, Timeframe(row.timeframe), row.owner)
         gap = Gap(
             series, row.first, row.last, row.cause, row.found, Lane(row.lane), row.attempts,
             row.next_try, row.omitted_at, Outcome(row.outcome), row.ended, row.note,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 import attrs
@@ -35,6 +36,28 @@ class Product:
     alias: str | None = None
     price: float | None = None
     quote_volume: float = 0.0
+
+
+@attrs.frozen
+class Followed:
+    """A product that is followed. ``owner`` is the one user in whose private keys it lives, "" for
+    the pool that all share."""
+
+    product: Product
+    owner: str = ""
+
+    @property
+    def symbol(self) -> str:
+        """Of the product."""
+        return self.product.symbol
+
+
+@attrs.frozen
+class Change:
+    """What is followed anew and what no more; with another owner it is both."""
+
+    new: tuple[Followed, ...] = ()
+    gone: tuple[Followed, ...] = ()
 
 
 @attrs.frozen
@@ -135,16 +158,34 @@ def _ratio(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
-def top(products: Sequence[Product], count: int) -> tuple[Product, ...]:
+_LEVERAGED = re.compile(r"(.{2,}?)(?:UP|DOWN|BULL|BEAR|[2-5][LS])")
+STAYS = 2.0
+"""How many times as much another market of a base trades where it replaces the followed one."""
+
+
+def is_leveraged(base: str, bases: Container[str]) -> bool:
+    """Whether ``base`` is a token on a multiple of one of ``bases``, such as BTCUP or ETH3S.
+
+    The name is not enough: JUP and SYRUP are coins like others.
+    """
+    found = _LEVERAGED.fullmatch(base)
+    return found is not None and found[1] in bases
+
+
+def top(
+    products: Sequence[Product], count: int, before: Container[str] = ()
+) -> tuple[Product, ...]:
     """The ``count`` most traded products by 24 h volume in USD, one per base.
 
     A base is followed in USD where it trades in USD, else in another dollar, else where it trades
-    most; its rank is the volume of that market. Aliases count once, stablecoin and fiat pairs are
-    left out, quotes are converted by the listed prices.
+    most (clearly more than in a market that is followed, one of ``before``); its rank is the volume
+    of that market. Aliases count once, stablecoin and fiat pairs and leveraged tokens are left out,
+    quotes are converted by the listed prices.
     """
     rates = dollar_rates(products)
     listed = {product.symbol: product for product in products}
-    best: dict[str, tuple[tuple[int, float], Product]] = {}
+    bases = {product.base for product in products}
+    best: dict[str, tuple[tuple[int, float], float, Product]] = {}
     for product in products:
         volume = product.quote_volume * rates.get(product.quote, 0.0)
         if (
@@ -152,14 +193,17 @@ def top(products: Sequence[Product], count: int) -> tuple[Product, ...]:
             or market(product, listed).symbol != product.symbol
             or product.base in STABLECOINS
             or product.base in FIAT
+            or is_leveraged(product.base, bases)
             or not 0 < volume < math.inf  # a dead market must not stand for a live one
         ):
             continue
-        key = ((product.quote in DOLLARS) + (product.quote == "USD"), volume)
-        if product.base not in best or key > best[product.base][0]:
-            best[product.base] = (key, product)
-    ranked = sorted(best.values(), key=lambda item: (-item[0][1], item[1].symbol))
-    return tuple(product for _, product in ranked[: max(count, 0)])
+        weighed = volume * (STAYS if product.symbol in before else 1.0)
+        key = ((product.quote in DOLLARS) + (product.quote == "USD"), weighed)
+        known = best.get(product.base)
+        if known is None or (key, known[2].symbol) > (known[0], product.symbol):
+            best[product.base] = (key, volume, product)
+    ranked = sorted(best.values(), key=lambda item: (-item[1], item[2].symbol))
+    return tuple(product for _, _, product in ranked[: max(count, 0)])
 
 
 def dollar_rates(products: Iterable[Product]) -> dict[str, float]:

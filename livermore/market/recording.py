@@ -106,7 +106,7 @@ def row_of(candle: Candle) -> Row:
 
 What = Literal[
     "frame", "binary", "connected", "lost", "acknowledged", "ignored", "doubted", "halted",
-    "resumed", "tick", "learned", "handed over", "state", "end",
+    "resumed", "tick", "learned", "handed over", "added", "forgotten", "state", "end",
 ]  # fmt: skip
 
 
@@ -120,7 +120,8 @@ class Step(msgspec.Struct, omit_defaults=True, frozen=True):
     data: bytes = b""
     """The frame, where frames are binary (base64 in the file)."""
     natives: list[str] = []
-    """Products that were acknowledged, ignored or doubted."""
+    """Products that were acknowledged, ignored, doubted or forgotten; of one that was added, also
+    its symbol."""
     candle: Row | None = None
     """A stored candle the tracker learned of."""
     state: msgspec.Raw = msgspec.Raw()
@@ -197,7 +198,15 @@ def recall(tracker: Tracker, state: bytes) -> None:
 
 
 def _series(value: Any, _: object) -> Series:
+    # Whose keys it lived in made no difference to what was heard.
     return Series(value["exchange"], value["symbol"], Timeframe(value["timeframe"]))
+
+
+def _bare(value: Any) -> Any:
+    """What is known of a product, without the names of its series: they were compared before."""
+    if isinstance(value, dict):
+        return {key: _bare(one) for key, one in value.items() if key != "series"}
+    return [_bare(one) for one in value] if isinstance(value, list) else value
 
 
 _states = msgspec.json.Decoder(_State)
@@ -261,6 +270,7 @@ def play(
         if step.what == "state":
             if not played.steps and not known:
                 try:
+                    _follow(tracker, bytes(step.state), exchange, timeframe)
                     recall(tracker, bytes(step.state))
                     known = True
                 except MalformedMessage as error:
@@ -283,6 +293,20 @@ def play(
         played.began_without_state = "the recording has no state"
     played.counts = attrs.asdict(tracker.counts)
     return played
+
+
+def _follow(tracker: Tracker, state: bytes, exchange: str, timeframe: Timeframe) -> None:
+    """Make ``tracker`` follow what another followed at the beginning of a recording."""
+    try:
+        tapes = _states.decode(state).tapes
+        named = {native: str(tape["series"]["symbol"]) for native, tape in tapes.items()}
+    except (*BUGS, *UNREADABLE):
+        return  # who recalls it says so
+    for native in tracker._tapes.keys() - named.keys():
+        tracker.forget(native)
+    for native, symbol in named.items():
+        if native not in tracker._tapes:
+            tracker.add(native, Series(exchange, symbol, timeframe))
 
 
 def _tell(
@@ -316,6 +340,12 @@ def _tell(
         case "doubted":
             for native in step.natives:
                 tracker.doubt(native)
+        case "added":
+            native, symbol = step.natives
+            tracker.add(native, Series(exchange, symbol, timeframe))
+        case "forgotten":
+            for native in step.natives:
+                tracker.forget(native)
         case "halted" | "resumed":
             tracker.halted = step.what == "halted"
         case "tick":
@@ -353,6 +383,7 @@ def _difference(tracker: Tracker, recorded: bytes) -> Sequence[str]:
     except msgspec.MsgspecError as error:
         raise MalformedMessage(f"a recorded state is not understood ({error})") from None
     natives = sorted(before.tapes.keys() | now.tapes.keys())
-    found = [native for native in natives if before.tapes.get(native) != now.tapes.get(native)]
+    known = [(native, before.tapes.get(native), now.tapes.get(native)) for native in natives]
+    found = [native for native, then, after in known if _bare(then) != _bare(after)]
     same = (before.clock, before.scalars, before.counts) == (now.clock, now.scalars, now.counts)
     return found if found or same else ["all"]

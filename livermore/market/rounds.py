@@ -43,6 +43,10 @@ class Rounds:
         self._urgent: list[tuple[float, int, Series]] = []
         self._count = itertools.count()
         self._was_urgent = False
+        self.add(series, moment)
+
+    def add(self, series: Iterable[Series], moment: float) -> None:
+        """These have their turns as well, spread evenly."""
         by_timeframe: dict[Timeframe, list[Series]] = {}
         for one in series:
             by_timeframe.setdefault(one.timeframe, []).append(one)
@@ -51,6 +55,15 @@ class Rounds:
                 share = (number + 0.5) / len(those)
                 self._phase[one] = moment + share * period(timeframe)
                 self._put(one, self._phase[one])
+
+    def forget(self, series: Iterable[Series]) -> None:
+        """These have no turn any more."""
+        for one in series:
+            for kept in (self._phase, self._due, self._soon):
+                kept.pop(one, None)
+
+    def __contains__(self, series: Series) -> bool:
+        return series in self._phase
 
     def soon(self, series: Series, due: float) -> None:
         """Give ``series`` a turn of its own at ``due``, before the others."""

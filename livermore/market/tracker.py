@@ -23,6 +23,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from typing import TypeVar
 
 import attrs
 
@@ -43,6 +44,8 @@ from livermore.market.events import (
     Trades,
 )
 from livermore.market.timeframe import Timeframe
+
+T = TypeVar("T")
 
 HEARD = 500
 """A frame stamped this long (ms) after a slot's end has been read before the slot closes by the
@@ -137,9 +140,38 @@ class Pending:
         """Whether something waits that must not wait for the next turn."""
         return bool(self.closes or self.past or self.missing or self.suspects)
 
+    def forget(self, series: Series) -> None:
+        """Nothing of ``series`` waits any more."""
+        for kept in (self.closes, self.past, self.forming):
+            kept.pop(series, None)
+        self.tickers.pop(series.symbol, None)
+        self._take(self.missing, series)
+        self._take(self.suspects, series)
+
+    def move(self, before: Series, after: Series) -> None:
+        """What waits of ``before`` is of ``after`` from now on."""
+        for batch in (self.closes, self.past):
+            if slots := batch.pop(before, None):
+                batch[after] = moved(slots, after)
+        if forming := self.forming.pop(before, None):
+            self.forming[after] = attrs.evolve(forming, series=after)
+        for one in self._take(self.missing, before):
+            self.missing[after, one.open_time] = attrs.evolve(one, series=after)
+        for other in self._take(self.suspects, before):
+            self.suspects[after, other.open_time] = attrs.evolve(other, series=after)
+
+    @staticmethod
+    def _take(slots: dict[tuple[Series, int], T], series: Series) -> list[T]:
+        return [slots.pop(key) for key in [key for key in slots if key[0] == series]]
+
     def size(self) -> int:
         """Closed candles waiting."""
         return sum(map(len, self.closes.values())) + sum(map(len, self.past.values()))
+
+
+def moved(slots: dict[int, Candle], series: Series) -> dict[int, Candle]:
+    """The same candles, of ``series``."""
+    return {time: attrs.evolve(candle, series=series) for time, candle in slots.items()}
 
 
 @attrs.define
@@ -278,6 +310,31 @@ class Tracker:
         self._steady_since = 0
         first = next(iter(self._tapes.values()), None)
         self._timeframe = first.series.timeframe if first else Timeframe.M5
+
+    # -- what is followed -----------------------------------------------------------------
+
+    def add(self, native: str, series: Series) -> None:
+        """Follow this product as well; its first slot is the running one."""
+        self._tell_witness("added", [native, series.symbol])
+        tape = self._tapes[native] = _Tape(series, native)
+        self._by_series[series] = tape
+        self._next_due = 0  # what is its first slot is settled now, not at the next boundary
+
+    def forget(self, native: str) -> None:
+        """Follow this product no more: nothing of it waits, and nothing will."""
+        self._tell_witness("forgotten", [native])
+        tape = self._tapes.pop(native, None)
+        if tape is not None:
+            del self._by_series[tape.series]
+            self.pending.forget(tape.series)
+
+    def move(self, native: str, series: Series) -> None:
+        """This product lives in other keys from now on; all that is known of it stays."""
+        tape = self._tapes[native]
+        self.pending.move(tape.series, series)
+        del self._by_series[tape.series]
+        tape.series = series
+        self._by_series[series] = tape
 
     # -- the connection's life ------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import email.utils
 import math
 from collections.abc import Mapping
 from typing import TypeVar
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -60,6 +61,11 @@ def one_line(text: str, length: int = 200) -> str:
     """Somebody else's words as part of a message of ours: printable, at most ``length`` letters."""
     printable = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * length])
     return " ".join(printable.split())[:length].rstrip()
+
+
+def query(params: Mapping[str, str]) -> str:
+    """Parameters as they stand in a URL, and as they are signed."""
+    return urlencode(params, quote_via=quote, safe="")
 
 
 def retry_after(headers: Mapping[str, str], *, untold: float, least: float, most: float) -> float:

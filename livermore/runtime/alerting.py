@@ -113,6 +113,17 @@ class Alerting:
                     self._memories[one] = memory
                 # Without one the stored candles make it, silently.
 
+    def forget(self, series: Iterable[Series]) -> None:
+        """These are not followed any more."""
+        gone = set(series)
+        known: dict[Series, object]
+        for known in (self.held, self._memories, self._recent, self._rules):  # type: ignore[assignment]
+            for one in gone:
+                known.pop(one, None)
+        self._dirty -= gone
+        self._found = [one for one in self._found if one.series not in gone]
+        self._unmade = [one for one in self._unmade if one[0] not in gone]
+
     def distrust(self) -> None:
         """Somebody else may have held the exchange: what is remembered is read anew."""
         self._distrusted = True

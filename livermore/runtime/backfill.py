@@ -93,7 +93,7 @@ async def fill(
         rest = Rest(dialect, http, Budget(redis, dialect.name, per_second, bans), now)
         met = await meet(redis, dialect, rest, clock, wish)
         notices = met.notices
-        planned = await plan(redis, dialect, met.symbols, wish, now() or 0)
+        planned = await plan(redis, met, dialect, wish, now() or 0)
         requests = sum(
             sum(1 for _ in pages(gap.first, gap.last, gap.series.timeframe, dialect.rest_rows))
             for gap in planned
@@ -125,6 +125,13 @@ class Met:
     symbols: tuple[str, ...]
     natives: Mapping[str, str]
     notices: tuple[str, ...]
+    owners: Mapping[str, str] = attrs.Factory(dict)
+    """Symbol -> the one user in whose keys the daemon has it."""
+
+    def series(self, exchange: str, timeframe: Timeframe) -> list[Series]:
+        """Those of one timeframe."""
+        owner = self.owners.get
+        return [Series(exchange, one, timeframe, owner(one, "")) for one in self.symbols]
 
 
 async def meet(redis: Redis, dialect: Dialect, rest: Rest, clock: ExchangeClock, wish: Wish) -> Met:
@@ -136,7 +143,8 @@ async def meet(redis: Redis, dialect: Dialect, rest: Rest, clock: ExchangeClock,
     if status is not None:
         symbols, notices = _followed(status, wish.symbols)
         clock.hear(int(status["clock"] or 0), trio.current_time())
-        return Met(True, symbols, {}, notices)
+        owners = status.get("owners")
+        return Met(True, symbols, {}, notices, owners if isinstance(owners, dict) else {})
     clock.hear(await rest.time(), trio.current_time())
     resolution = resolve(await rest.products(), wish.symbols)
     natives = {product.symbol: product.native for product in resolution.products}
@@ -176,9 +184,7 @@ def _followed(
     return tuple(chosen), tuple(notices)
 
 
-async def plan(
-    redis: Redis, dialect: Dialect, symbols: Sequence[str], wish: Wish, now: int
-) -> tuple[Gap, ...]:
+async def plan(redis: Redis, met: Met, dialect: Dialect, wish: Wish, now: int) -> tuple[Gap, ...]:
     """What is missing, newest and shortest timeframe first. Raises :class:`UsageError`."""
     settled = now - ALLOWANCE
     gaps: list[Gap] = []
@@ -186,7 +192,7 @@ async def plan(
         first, last = bounds(timeframe, wish.since, settled)
         if first > last:
             continue
-        series = [Series(dialect.name, symbol, timeframe) for symbol in symbols]
+        series = met.series(dialect.name, timeframe)
         replies = await redis.run([store.survey(one, first, last) for one in series], "read")
         for one, reply in zip(series, replies, strict=True):
             found = store.surveyed(one, reply)

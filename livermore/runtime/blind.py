@@ -50,9 +50,16 @@ class Look:
 
 
 def look_at(report: Report, now: int | None, newest: Mapping[Series, int]) -> Look | None:
-    """What ``report`` shows; None while another daemon follows the exchange, or nobody does."""
-    if report.standby or report.ended:
+    """What ``report`` shows; None while another daemon follows the exchange, or nobody does.
+
+    What closed in a pause that a person wanted is not told to be missing.
+    """
+    if report.standby or report.ended or report.paused:
         return None
+    if report.started_following and not report.symbols:
+        return None
+    if (since := report.resumed) is not None:
+        newest = {one: max(end, one.timeframe.floor(since)) for one, end in newest.items()}
     condition = report.condition(now)
     return Look(
         now=now,

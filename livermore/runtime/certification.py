@@ -19,7 +19,7 @@ from livermore.adapters.http import Http
 from livermore.adapters.redis import Redis
 from livermore.dialect import Dialect
 from livermore.errors import MalformedMessage, StoreError
-from livermore.market.candle import Candle, Series
+from livermore.market.candle import Candle
 from livermore.market.certificate import Certificate, Compared, certify
 from livermore.market.clock import ExchangeClock
 from livermore.market.gap import SETTLED, VERIFY, Gap, Lane, Outcome, decode_gap, encode_gap
@@ -87,10 +87,10 @@ async def certificates(
         met = await meet(redis, dialect, rest, clock, wish)
         moment = now() or 0
         ranges = [
-            Gap(Series(dialect.name, symbol, timeframe), first, last, VERIFY, moment, Lane.BY_HAND)
+            Gap(one, first, last, VERIFY, moment, Lane.BY_HAND)
             for timeframe in wish.timeframes
             for first, last in [bounds(timeframe, wish.since, moment - SETTLED)]
-            for symbol in met.symbols
+            for one in met.series(dialect.name, timeframe)
             if first <= last
         ]
         if stored_only and not met.by_daemon:

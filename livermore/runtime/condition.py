@@ -6,7 +6,7 @@ import attrs
 
 from livermore.market.timeframe import iso
 
-BLIND = frozenset({"starting", "connecting", "blind", "ended"})
+BLIND = frozenset({"starting", "connecting", "blind", "ended", "paused"})
 """States in which candles are not followed: whoever relies on them must know."""
 STATES = (*sorted(BLIND), "backfilling", "halted", "live", "standby")
 

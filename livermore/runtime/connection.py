@@ -11,10 +11,11 @@ writer.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attrs
 import trio
@@ -37,6 +38,9 @@ OVERSLEPT = 1.0
 
 ASK_AGAIN = 600.0
 """Seconds after which a symbol the exchange does not serve is asked for again."""
+LEFT = 5.0
+"""Seconds after which a product that was left is asked for again on the same socket: what still
+comes of the old subscription must not be taken for a confirmation of the new one."""
 BURST = 64
 """Frames that are here already and are taken without letting other tasks run."""
 PING = 12.0
@@ -115,6 +119,14 @@ class _Line:
     confirmed: dict[str, int] = attrs.Factory(dict)
     """Channels that were confirmed of each native id."""
     channels: int = 0
+    natives: set[str] = attrs.Factory(set)
+    """What it was asked for, confirmed or not."""
+    left: dict[str, float] = attrs.Factory(dict)
+    """Native id that was left -> monotonic time before which it is not asked for again."""
+    listened: float = 0.0
+    """Seconds in which something could be heard."""
+    confirm_by: float = ACKNOWLEDGED
+    """So many of them it may take until all is confirmed."""
     renew_after: float = math.inf
     """Age (ms) at which the next socket is opened."""
     look_at: float = 0.0
@@ -127,6 +139,15 @@ class _Line:
             self.waiting.setdefault(subscription.channel, set()).update(subscription.natives)
         if subscription.token:
             self.tokens[subscription.token] = subscription
+
+    def leave(self, natives: Collection[str], until: float) -> None:
+        """Wait for no confirmation of these; they are not asked for before ``until``."""
+        self.natives.difference_update(natives)
+        self.left.update(dict.fromkeys(natives, until))
+        for channel, waiting in list(self.waiting.items()):
+            waiting.difference_update(natives)
+            if not waiting:
+                del self.waiting[channel]
 
     def strike(self, event: Event) -> list[str] | None:
         """Native ids all of whose channels are confirmed by now; None: it confirms nothing."""
@@ -161,7 +182,7 @@ class _Line:
 
 @attrs.define
 class Connection:
-    """Carries one shard: ``natives`` are the exchange's product ids."""
+    """Carries one shard: ``natives`` are the exchange's product ids, see :meth:`follow`."""
 
     dialect: Dialect
     url: str
@@ -193,6 +214,8 @@ class Connection:
     """The socket that goes on, once it is ready."""
     _preparing: bool = False
     _ponged_at: float = 0.0
+    _altered: trio.Event = attrs.Factory(trio.Event)
+    """Set, and replaced, when there is something else to ask for."""
 
     @pace.default
     def _own_pace(self) -> Pace:
@@ -203,6 +226,22 @@ class Connection:
         if self._scope is not None:
             self._replaced = why
             self._scope.cancel()
+
+    def follow(self, new: Sequence[str], gone: Collection[str]) -> None:
+        """Carry ``new`` as well and ``gone`` no more: an open socket is told just that."""
+        self.natives = [*(native for native in self.natives if native not in gone), *new]
+        self.health.symbols = len(self.natives)
+        self._excluded = {n: until for n, until in self._excluded.items() if n not in gone}
+        self._unconfirmed = self._unconfirmed.difference(gone)
+        if self.health.rejected.keys() & set(gone):
+            left = {n: why for n, why in self.health.rejected.items() if n not in gone}
+            self.health.rejected = left
+            self._ask_again_at = self._ask_again_at if left else math.inf
+        self._tell_keepers()
+
+    def _tell_keepers(self) -> None:
+        self._altered.set()
+        self._altered = trio.Event()
 
     async def live(self) -> None:
         """Raises :class:`ConnectionLost` or :class:`Stalled` when the connection's life is over."""
@@ -215,6 +254,7 @@ class Connection:
                     self.tracker.connected(trio.current_time())
                     self._become(State.SUBSCRIBING)
                     await self._subscribe(line)
+                    sockets.start_soon(self._keep_asked, line)
                     while True:
                         successor = await self._receive(line, sockets)
                         self._successor = None
@@ -250,6 +290,9 @@ class Connection:
         if not wanted:
             self._excluded.clear()
             wanted = list(self.natives)
+        if self.health.rejected.keys() <= set(wanted):
+            self._ask_again_at = now + ASK_AGAIN if self.health.rejected else math.inf
+        line.natives.update(self.natives)
         line.confirmed = dict.fromkeys(self.natives, 0)
         for subscription in self.dialect.subscribe(wanted):
             await self.pace.turn()
@@ -257,10 +300,46 @@ class Connection:
             line.asked(subscription)
         line.channels = len(line.waiting)
 
+    async def _keep_asked(self, line: _Line) -> None:
+        """Ask a socket for what is followed anew, and leave what is not, until it is over."""
+        with contextlib.suppress(ConnectionLost):  # whoever waits for a frame is told as well
+            while not line.over.is_set():
+                altered, now = self._altered, trio.current_time()
+                gone = line.natives.difference(self.natives)
+                new = [native for native in self.natives if native not in line.natives]
+                due = [native for native in new if line.left.get(native, now) <= now]
+                if gone:
+                    line.leave(gone, now + LEFT)
+                    for frame in self.dialect.unsubscribe(sorted(gone)):
+                        await self.pace.turn()
+                        await line.socket.send(frame)
+                    line.leave(gone, trio.current_time() + LEFT)
+                elif due:
+                    line.confirm_by = math.inf  # they are asked for one channel after the other
+                    await self._ask(line, due)
+                    line.confirm_by = line.listened + ACKNOWLEDGED
+                elif now >= self._ask_again_at:
+                    # It may have been a passing trouble.
+                    self._ask_again_at = now + ASK_AGAIN
+                    await self._ask(line, [n for n in self.natives if n in self.health.rejected])
+                else:
+                    waits = [line.left[native] for native in new]
+                    with trio.move_on_at(min([*waits, self._ask_again_at])):
+                        await altered.wait()
+
+    async def _ask(self, line: _Line, natives: Sequence[str]) -> None:
+        """Subscribe to these as well."""
+        line.natives.update(natives)
+        line.confirmed.update(dict.fromkeys(natives, 0))
+        for subscription in self.dialect.subscribe(natives):
+            if subscription.natives:
+                await self.pace.turn()
+                await line.socket.send(subscription.frame)
+                line.asked(subscription)
+
     async def _receive(self, line: _Line, sockets: trio.Nursery) -> _Line:
         """Take frame after frame; returns the next socket's line once that goes on."""
         tracker, socket = self.tracker, line.socket
-        listened = 0.0
         ages = self.dialect.maximum_age is not None
         silent_after = SILENT if self.health.state is State.LIVE else FIRST_FRAME
         burst = 0
@@ -282,15 +361,15 @@ class Connection:
                     if now - begun > limit + OVERSLEPT:
                         waited_from = now  # it was us who did not run: what came may wait unread
                     else:
-                        listened += now - begun
+                        line.listened += now - begun
                     waited_from = max(waited_from, self._ponged_at)
                     if now - waited_from >= silent_after - 0.001:
                         raise Stalled(f"{self.health.name}: no frame for {silent_after:.0f} s")
                     if self.dialect.silent and now - waited_from >= PING and not line.pinging:
                         line.pinging = True
                         sockets.start_soon(self._ping, line)
-                    subscribing = line.waiting and self.health.state is not State.LIVE
-                    if self.dialect.silent and subscribing and listened > ACKNOWLEDGED:
+                    unconfirmed = line.waiting and line.listened > line.confirm_by
+                    if self.dialect.silent and unconfirmed:
                         self._report_unconfirmed(line)  # no frame may ever come
                     tracker.tick(now)
                     self._wake_if_urgent()
@@ -299,7 +378,7 @@ class Connection:
                     begun, limit = now, max(limit, 0.0)
             silent_after = SILENT
             now = waited_from if burst else trio.current_time()
-            listened += now - begun
+            line.listened += now - begun
             frame = self._read(text, now)
             if frame is None:
                 continue
@@ -310,13 +389,11 @@ class Connection:
                 self._acknowledge(frame, line, now)
                 if not line.waiting and self.health.state is not State.LIVE:
                     self._become(State.LIVE)
-                elif listened > ACKNOWLEDGED and self.health.state is not State.LIVE:
+                elif line.waiting and line.listened > line.confirm_by:
                     self._report_unconfirmed(line)
             elif self.health.state is not State.LIVE:
                 self._become(State.LIVE)
             self._wake_if_urgent()
-            if now >= self._ask_again_at:
-                await self._ask_again(line)
             if ages:
                 closing = bool(frame.events) and type(frame.events[0]) is Closing
                 if closing or now >= line.look_at:
@@ -379,6 +456,7 @@ class Connection:
                 fresh = await sockets.start(self._hold)
                 assert fresh is not None
                 await self._subscribe(fresh)
+                sockets.start_soon(self._keep_asked, fresh)
                 while fresh.waiting:
                     self._take_beside(fresh, await fresh.socket.get())
             with trio.move_on_after(OVERLAP):
@@ -429,17 +507,6 @@ class Connection:
                     {n: why for n, why in self.health.rejected.items() if n not in served}
                 )
 
-    async def _ask_again(self, line: _Line) -> None:
-        """Subscribe once more to what was not served: it may have been a passing trouble."""
-        self._ask_again_at = trio.current_time() + ASK_AGAIN
-        natives = [native for native in self.natives if native in self.health.rejected]
-        line.confirmed.update(dict.fromkeys(natives, 0))
-        for subscription in self.dialect.subscribe(natives):
-            if subscription.natives:
-                await self.pace.turn()
-                await line.socket.send(subscription.frame)
-                line.asked(subscription)
-
     def _reject_named(self, line: _Line) -> None:
         """Products an error of the exchange names are not served: the others go on."""
         named: dict[str, str] = {}
@@ -463,16 +530,20 @@ class Connection:
             self.tracker.ignore(native)
         self._ask_again_at = trio.current_time() + ASK_AGAIN if rejected else math.inf
         self.health.rejected = rejected
+        self._tell_keepers()
         self.rejected(messages)
 
     def _report_unconfirmed(self, line: _Line) -> None:
         """Some subscriptions were never confirmed: too many of them end the connection.
 
-        A few products, or the same ones again, are not served until their confirmation comes.
+        A few products, the same ones again, or those that joined a connection that is live, are not
+        served until their confirmation comes.
         """
+        line.confirm_by = math.inf
         missing = frozenset().union(*line.waiting.values())
+        subscribing = self.health.state is not State.LIVE
         again = missing == self._unconfirmed and len(missing) < len(self.natives)
-        if len(missing) * 2 >= len(self.natives) and not again:
+        if subscribing and len(missing) * 2 >= len(self.natives) and not again:
             self._unconfirmed = missing
             raise ConnectionLost(
                 f"{self.health.name}: {len(missing)} of {len(self.natives)} subscriptions "
@@ -480,7 +551,8 @@ class Connection:
             )
         why = f"its subscription was not confirmed within {ACKNOWLEDGED:.0f} s"
         self._now_rejected({**self.health.rejected, **dict.fromkeys(missing, why)})
-        self._become(State.LIVE)
+        if subscribing:
+            self._become(State.LIVE)
 
 
 def _sole(group: BaseException) -> BaseException:

@@ -10,7 +10,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,12 +30,12 @@ from livermore.adapters.bans import Bans
 from livermore.adapters.channel import Channel
 from livermore.adapters.http import Http
 from livermore.adapters.redis import Call, Redis, script
-from livermore.dialect import Dialect, tracker_of
+from livermore.dialect import Dialect
 from livermore.errors import (
-    ConnectionLost,
     Fenced,
     LeaseLost,
     MalformedMessage,
+    NotRunning,
     Refused,
     RestError,
     StoreError,
@@ -37,12 +45,11 @@ from livermore.errors import (
 )
 from livermore.market.candle import Candle, Series
 from livermore.market.clock import ExchangeClock
-from livermore.market.product import Product, aliases, resolve, top
+from livermore.market.product import Change, Followed, Product, aliases, resolve, top
 from livermore.market.timeframe import iso
-from livermore.market.tracker import Pending, Tracker
+from livermore.market.tracker import Pending
 from livermore.runtime.alerting import Alerting
 from livermore.runtime.backoff import Backoff
-from livermore.runtime.connection import Connection, Health, Pace, State
 from livermore.runtime.delivery import Delivery
 from livermore.runtime.journal import WAITING, Journal
 from livermore.runtime.lease import Lease
@@ -51,9 +58,10 @@ from livermore.runtime.readings import Readings
 from livermore.runtime.recorder import Incident, Kind, Recorder
 from livermore.runtime.repairs import ALLOWANCE, Repairs
 from livermore.runtime.rest import SHARE, Budget, Rest
+from livermore.runtime.roster import DEMO_HINT, Roster
 from livermore.runtime.sight import watch
 from livermore.runtime.status import STATUS_EVERY, STATUS_TTL, Report, report_text
-from livermore.runtime.supervise import first_of, supervise
+from livermore.runtime.supervise import first_of
 from livermore.runtime.verification import Verification
 from livermore.runtime.writer import Writer
 from livermore.signals.alert import Alert, Blindness, Entry
@@ -76,9 +84,6 @@ MOST_UNPOSTED = 1000
 """Entries that wait for a Redis that is away; the oldest go."""
 SAY_HISTORY = 2.0
 """Seconds between two log lines on the history's progress."""
-NOT_HERE = 451
-"""Unavailable for legal reasons: no other try will be answered otherwise."""
-DEMO_HINT = "to see Livermore work without a network: livermore demo"
 
 
 @attrs.frozen(kw_only=True)
@@ -94,6 +99,11 @@ class Plan:
     """Those of the symbols that may be listed by another exchange of this process instead."""
     unlisted: Callable[[Mapping[str, str]], object] = lambda unlisted: None
     """Hears which of those this exchange does not list, and the messages that say so."""
+    choose: Callable[[Sequence[Product]], Sequence[Followed]] | None = None
+    """Given what is listed, says what is followed, instead of ``symbols`` and ``top``; that may be
+    nothing."""
+    paused: bool = False
+    """Whether nothing is collected before :meth:`Feed.resume`."""
     holder: str
     description: dict[str, object]
     bans: Bans | None = None
@@ -110,6 +120,14 @@ class Plan:
     """Where alerts go."""
 
 
+@attrs.define(eq=False)
+class _Wish:
+    """What is to be followed, and what became of that."""
+
+    wanted: Sequence[Followed]
+    change: Change | None = None
+
+
 class Feed:
     """The life of one exchange in this process."""
 
@@ -120,13 +138,25 @@ class Feed:
         self._chance = chance
         self._clock = ExchangeClock()
         self._pending = Pending()
-        self._trackers: list[Tracker] = []
-        self._healths: list[Health] = []
+        self.listed: Sequence[Product] = ()
+        """What the exchange lists, as far as it was asked."""
+        self.followed: tuple[Followed, ...] = ()
         self._products: Sequence[Product] = ()
+        self._rest: Rest | None = None
         self._lease = Lease(redis, plan.dialect.name, plan.holder, plan.description)
         self.report = Report(exchange=plan.dialect.name, title=plan.dialect.title)
         self.report.description = plan.description
-        self._tracker_of: dict[str, Tracker] = {}
+        self._wishes: deque[_Wish] = deque()
+        self._changing = trio.Lock()
+        """Held while what is followed changes, and while all of it is looked at."""
+        self._collecting: trio.CancelScope | None = None
+        """Of all that asks the exchange."""
+        self._sockets: trio.Nursery | None = None
+        self._over = False
+        self._guests: set[trio.CancelScope] = set()
+        """Of requests that others make through this feed."""
+        self._news = trio.Event()
+        """Set, and replaced, when something changed that somebody may wait for."""
         self._series: Sequence[Series] = ()
         self.newest: dict[Series, int] = {}
         """Followed series -> close time of its newest stored candle, 0 for none; empty until what
@@ -134,7 +164,6 @@ class Feed:
         self._history_said = False
         self._say_history_at = 0.0
         self._scan_wanted = trio.Event()
-        self._pace = Pace(plan.dialect.messages_per_second)
         self._delivery = Delivery(
             redis, plan.dialect.name, self._lease, plan.channels,
             clock=self.now, chance=chance, journal=self.journal, draw=self._draw,
@@ -162,19 +191,35 @@ class Feed:
         """Keys that hold somebody else's value, and the series they are of."""
         self.handing_on = False
         """Whether the next feed of this process takes the lease and the status over."""
+        self.report.paused = plan.paused
+        self.roster = Roster(
+            plan.dialect, plan.websocket_url, self._pending, self.journal, self._recorder,
+            clock=self.now, chance=chance,
+            live=lambda: self._scan_wanted.set(),  # noqa: PLW0108 - it is replaced
+            left_out=self._leave_out,
+        )  # fmt: skip
+        self.report.healths = self.roster.healths
+        self.report.trackers = self.roster.trackers
 
     def now(self) -> int | None:
         """The exchange's time in ms: the furthest any of its connections has heard."""
         moment = trio.current_time()
-        known = [tracker.clock.read(moment) for tracker in self._trackers]
+        known = [tracker.clock.read(moment) for tracker in self.roster.trackers]
         heard = [time for time in known if time is not None]
         return max(heard, default=self._clock.read(moment))
 
     async def run(self) -> None:
-        """See the module.
+        """See the module. Once in the life of a feed.
 
         Raises :class:`TakenError`, :class:`StoreError` and :class:`UnknownSymbol`.
         """
+        try:
+            await self._run()
+        finally:
+            self._over = True
+            self._tell_waiters()
+
+    async def _run(self) -> None:
         name = self.plan.dialect.name
         try:
             await self._take_lease()
@@ -195,8 +240,15 @@ class Feed:
                     self.now,
                 )  # fmt: skip
                 self.report.budget = rest.budget
-                await self._learn_products(rest)
-                await self._follow(rest)
+                self._rest = rest
+                self._tell_waiters()
+                try:
+                    await self._learn_products(rest)
+                    await self._follow(rest)
+                finally:
+                    self._over = True
+                    for scope in self._guests:
+                        scope.cancel()
         except* (Fenced, LeaseLost) as lost:
             # Whoever noticed first: what a person wants to know is who writes now.
             with trio.move_on_after(FINISH, shield=True):
@@ -277,7 +329,8 @@ class Feed:
         """The chart of an alert, up to the newest candle."""
         from livermore.adapters import chart  # only who sends pictures needs what draws them
 
-        series = Series(alert.source_exchange_id, alert.symbol, alert.timeframe)
+        owner = self.report.owners.get(alert.symbol, "")
+        series = Series(alert.source_exchange_id, alert.symbol, alert.timeframe, owner)
         reply = await self._redis.one(*store.whole(series))
 
         def work() -> bytes | None:
@@ -288,6 +341,8 @@ class Feed:
 
     async def stay_ended(self, why: str) -> None:
         """Say why nothing is followed any more until cancelled; a successor's status stays."""
+        self._over = True
+        self._tell_waiters()
         report, key = self.report, store.status_key(self.plan.dialect.name)
         report.ended, report.lost, report.standby, report.slow = why, "", "", 0.0
         try:
@@ -361,6 +416,11 @@ class Feed:
                     )
                 await trio.sleep(wait)
         self.report.note = ""
+        self.listed = products
+        if self.plan.choose is not None:
+            self._set_followed(self.plan.choose(products))
+            self._tell_following()
+            return
         if self.plan.symbols is not None:
             resolution = resolve(products, self.plan.symbols, self.plan.shared)
             self._products = resolution.products
@@ -372,9 +432,23 @@ class Feed:
             self._products = top(products, self.plan.top)
         if not self._products:
             raise UnknownSymbol(f"{self.plan.dialect.name} lists nothing to follow: name --symbols")
-        self.report.symbols = [product.symbol for product in self._products]
-        self.report.aliases = aliases(products, self._products)
-        self.journal.info("following", symbols=len(self._products), listed=len(products))
+        self._set_followed([Followed(product) for product in self._products])
+        self._tell_following()
+
+    def _set_followed(self, followed: Iterable[Followed]) -> None:
+        """What is followed, and what status says of it."""
+        self.followed = tuple({one.symbol: one for one in followed}.values())
+        self._products = [one.product for one in self.followed]
+        self._series = [series for one in self.followed for series in self._series_of(one)]
+        self.report.symbols = [one.symbol for one in self.followed]
+        self.report.owners = {one.symbol: one.owner for one in self.followed if one.owner}
+        self.report.aliases = aliases(self.listed, self._products)
+
+    def _series_of(self, one: Followed) -> tuple[Series, ...]:
+        return store.all_series(self.plan.dialect.name, one.symbol, one.owner)
+
+    def _tell_following(self) -> None:
+        self.journal.info("following", symbols=len(self._products), listed=len(self.listed))
         self._tell_rules()
 
     def _tell_rules(self) -> None:
@@ -382,6 +456,9 @@ class Feed:
         names = ", ".join(rule.name for rule in self.plan.rules if rule.enabled)
         channels = ", ".join(channel.name for channel in self.plan.channels)
         self.journal.info("alert rules", rules=names or "none", channels=channels or "none")
+        self._tell_strange_rules()
+
+    def _tell_strange_rules(self) -> None:
         for rule in self.plan.rules:
             strange = sorted(set(rule.symbols or ()) - set(self.report.symbols))
             if rule.enabled and strange:
@@ -391,9 +468,8 @@ class Feed:
                 )  # fmt: skip
 
     async def _follow(self, rest: Rest) -> None:
-        name, dialect = self.plan.dialect.name, self.plan.dialect
-        symbols = [product.symbol for product in self._products]
-        series = [one for symbol in symbols for one in store.all_series(name, symbol)]
+        dialect = self.plan.dialect
+        series = self._series
         await self._look_at_server()
         await self._look_at_keys(series)
         await self._patiently(lambda: self._raise_epochs(series))
@@ -424,16 +500,17 @@ class Feed:
             progressed=lambda: self._progressed(repairs),
             chance=self._chance,
             incident=self._report_incident,
+            owners=self.report.owners,
         )  # fmt: skip
         self.report.writer, self.report.readings, self.report.repairs = writer, readings, repairs
         self.report.alerting = alerting
-        self._series = series
         self._repairs = repairs
-        self._make_trackers()
+        self.roster.wake = writer.wake
+        self.roster.begin(self.followed)
         await self._patiently(lambda: alerting.start(series))
         await self._patiently(lambda: readings.start(series))
-        await self._patiently(lambda: writer.seed(((name, s) for s in symbols), self.now() or 0))
-        await self._patiently(self._recall)
+        await self._patiently(lambda: writer.seed(series, self.now() or 0))
+        self._learn(await self._patiently(lambda: self._newest(series)))
         await self._patiently(repairs.read_ledger)
         lacking = await self._patiently(lambda: repairs.scan(series, "history"))
         repairs.progress.total = len(series)
@@ -441,12 +518,7 @@ class Feed:
         self.report.started_following = True
         self._progressed(repairs)
         liveness = Liveness(
-            [
-                Shard(tracker, health, self._connection(tracker, health, products, writer))
-                for tracker, health, products in zip(
-                    self._trackers, self._healths, self._shards(), strict=True
-                )
-            ],
+            self.roster.shards,
             rest,
             dialect.streamed,
             clock=self.now,
@@ -454,7 +526,8 @@ class Feed:
             halted=readings.halt,
         )
         self.report.liveness = liveness
-        one = dialect.candles_request(self._products[0].native, dialect.streamed, 0, 0)
+        native = self.listed[0].native if self.listed else ""
+        one = dialect.candles_request(native, dialect.streamed, 0, 0)
         weight = one.weight  # the budget counts what a request weighs
         verification = Verification(
             dialect, self._redis, repairs, series,
@@ -467,15 +540,11 @@ class Feed:
         try:
             async with trio.open_nursery() as pipeline:
                 pipeline.start_soon(writer.run)
-                pipeline.start_soon(repairs.run)
                 pipeline.start_soon(readings.run)
-                pipeline.start_soon(self._scan)
                 if self._recorder is not None:
                     pipeline.start_soon(self._recorder.run)
-                pipeline.start_soon(verification.run)
-                pipeline.start_soon(liveness.run)
-                for shard in liveness.shards:
-                    pipeline.start_soon(self._keep_connected, shard)
+                pipeline.start_soon(self._serve_wishes)
+                pipeline.start_soon(self._collect, verification, liveness)
         finally:
             with trio.move_on_after(FINISH, shield=True):
                 await writer.finish()
@@ -483,6 +552,21 @@ class Feed:
                     await readings.turn()
                 except StoreError as error:
                     self.journal.warning("readings not written", why=str(error))
+
+    async def _collect(self, verification: Verification, liveness: Liveness) -> None:
+        """All that asks the exchange: it ends with a pause, and begins anew after it."""
+        while True:
+            await self._until(lambda: not self.paused)
+            with trio.CancelScope() as self._collecting:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._repairs.run)
+                    nursery.start_soon(self._scan)
+                    nursery.start_soon(verification.run)
+                    nursery.start_soon(liveness.run)
+                    for shard in liveness.shards:
+                        nursery.start_soon(self.roster.keep_connected, shard)
+                    self._sockets = nursery
+            self._sockets = None
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do ``work`` until Redis lets it be done."""
@@ -516,22 +600,22 @@ class Feed:
             replies = await try_to()
         store.raise_unless_foreign(replies)
 
-    async def _recall(self) -> None:
-        """Where the stored candles of each series end; of the streamed ones the trackers learn."""
-        replies = await self._redis.run_each(
-            [store.newest_call(one, 1) for one in self._series], "read"
-        )
+    async def _newest(self, series: Sequence[Series]) -> dict[Series, Candle | None]:
+        """The newest stored candle of each series."""
+        replies = await self._redis.run_each([store.newest_call(one, 1) for one in series], "read")
         store.raise_unless_foreign(replies)
-        newest = dict.fromkeys(self._series, 0)
-        for one, members in zip(self._series, replies, strict=True):
-            if isinstance(members, StoreError):
-                continue
-            candles, _ = store.decode_candles(one, members)
-            for candle in candles:
-                newest[one] = candle.close_time
-                if one.timeframe is self.plan.dialect.streamed:
-                    self._tracker_of[one.symbol].learn(candle)
-        self.newest = newest
+        newest: dict[Series, Candle | None] = {}
+        for one, reply in zip(series, replies, strict=True):
+            members = [] if isinstance(reply, StoreError) else reply
+            newest[one] = next(iter(store.decode_candles(one, members)[0]), None)
+        return newest
+
+    def _learn(self, newest: Mapping[Series, Candle | None]) -> None:
+        """Where the stored candles of each series end; of the streamed ones the trackers learn."""
+        for one, candle in newest.items():
+            self.newest[one] = candle.close_time if candle is not None else 0
+            if candle is not None and one.timeframe is self.plan.dialect.streamed:
+                self.roster.tracker_of[one.symbol].learn(candle)
 
     async def _look_at_server(self) -> None:
         """Say what would make Redis lose what we store."""
@@ -577,6 +661,7 @@ class Feed:
                 if one_of is not None:
                     freed.append(one_of)
         self.report.foreign = tuple(self._foreign)
+        freed = [one for one in freed if one in self.newest]
         if freed and self.report.readings is not None:
             self.report.readings.distrust(freed)
             self._scan_wanted.set()
@@ -610,7 +695,7 @@ class Feed:
         if written.history and written.series.timeframe is self.plan.dialect.streamed:
             known = written.having("aics")
             if known:
-                self._tracker_of[written.series.symbol].learn(known[-1])
+                self.roster.tracker_of[written.series.symbol].learn(known[-1])
 
     def _report_incident(self, incident: Incident) -> None:
         if self._recorder is not None:
@@ -658,6 +743,7 @@ class Feed:
             self.journal.info("history", done=progress.done, total=progress.total)
             self._say_history_at = now + SAY_HISTORY
         self._history_said = whole
+        self._tell_waiters()
 
     @property
     def history(self) -> tuple[int, int]:
@@ -669,7 +755,7 @@ class Feed:
     def history_whole(self) -> bool:
         """Whether nothing of the history is missing any more."""
         done, total = self.history
-        return 0 < total <= done
+        return self.report.started_following and total <= done
 
     async def _scan(self) -> None:
         """Look for gaps when asked, and at each boundary of the streamed timeframe."""
@@ -686,123 +772,295 @@ class Feed:
             self._scan_wanted = trio.Event()
             last = boundary
             try:
-                served = [s for s in self._series if s.symbol not in self.report.rejected]
-                if cause == AFTER_A_BREAK:
-                    await self._raise_epochs(served)
-                await self._repairs.scan(served, cause)
-                if self.report.readings is not None:
-                    await self.report.readings.look()
+                async with self._changing:
+                    served = [s for s in self._series if s.symbol not in self.report.rejected]
+                    if cause == AFTER_A_BREAK:
+                        await self._raise_epochs(served)
+                    await self._repairs.scan(served, cause)
+                    if self.report.readings is not None:
+                        await self.report.readings.look()
             except StoreError:
                 self._scan_wanted.set()
                 await trio.sleep(1.0)
 
-    # -- connections ----------------------------------------------------------------------
+    # -- for who commands it --------------------------------------------------------------
 
-    def _connection(
-        self, tracker: Tracker, health: Health, products: Sequence[Product], writer: Writer
-    ) -> Connection:
-        def changed(state: State) -> None:
-            self.journal.debug("connection", name=health.name, state=state.value)
-            if state is State.LIVE:
-                self.journal.info("connection live", name=health.name, symbols=health.symbols)
-                self._scan_wanted.set()
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is collected because a person wants it so."""
+        return self.report.paused
 
-        def rejected(messages: Sequence[str]) -> None:
-            for message in messages:
-                self.journal.warning(
-                    "the exchange rejected something", name=health.name, message=message
-                )
-            self._reject(health, products)
+    @property
+    def phase(self) -> str:
+        """``starting``, ``warming`` while history is missing, ``active``, or ``paused``."""
+        if self.paused:
+            return "paused"
+        if not self.report.started_following:
+            return "starting"
+        return "active" if self.history_whole else "warming"
 
-        def malformed(error: MalformedMessage) -> None:
-            self.journal.debug("malformed frame", name=health.name, why=str(error))
+    async def next_phase(self, known: str) -> str:
+        """The phase, once it is not ``known``. Raises :class:`NotRunning` when the feed ends."""
+        await self._until(lambda: self.phase != known)
+        return self.phase
 
-        def handing_over(what: str, why: str) -> None:
-            because = {"because": why} if why else {}
-            self.journal.info(what, name=health.name, **because)
+    def pause(self) -> None:
+        """Close the sockets and ask REST nothing; lease, status and delivery live on."""
+        if self.paused:
+            return
+        self.report.paused = True
+        if self._collecting is not None:
+            self._collecting.cancel()
+        self.journal.info("paused", next="nothing is collected until it is resumed")
+        self._tell_waiters()
 
-        dialect = self.plan.dialect
-        pace = self._pace if dialect.messages_shared else Pace(dialect.messages_per_second)
-        return Connection(
-            self.plan.dialect, self.plan.websocket_url, [p.native for p in products],
-            tracker, health, writer.wake, changed, malformed, pace, rejected,
-            self._recorder.ring(health.name).heard if self._recorder is not None else None,
-            self._chance, handing_over,
-        )  # fmt: skip
+    def resume(self) -> None:
+        """Collect again; what closed meanwhile is repaired as after an outage."""
+        if not self.paused:
+            return
+        self.report.paused, self.report.resumed = False, self.now()
+        self._scan_wanted.set()
+        self.journal.info("resumed", next="what closed meanwhile is repaired")
+        self._tell_waiters()
 
-    async def _keep_connected(self, shard: Shard) -> None:
-        """One chain of tries: a lost socket restarts this shard only."""
-        health = shard.health
+    async def relist(self) -> Sequence[Product]:
+        """Ask what the exchange lists now, within the feed's budget.
 
-        def failed(why: str, wait: float) -> None:
-            health.error = why
-            health.reconnects += 1
-            health.again_at = trio.current_time() + wait
-
-        async def live() -> None:
+        Raises :class:`RestError`, :class:`MalformedMessage`, and :class:`NotRunning` when the feed
+        ends before it could ask.
+        """
+        await self._until(lambda: bool(self.listed))
+        with trio.CancelScope() as scope:
+            self._guests.add(scope)
             try:
-                await shard.connection.live()
-            except ConnectionLost as lost:
-                if lost.status != NOT_HERE:
-                    raise
-                refusal = self.plan.dialect.refusal(lost.status, {}, b"")
-                raise (refusal or lost) from lost
+                if self._rest is not None and not self._over:
+                    self.listed = await self._rest.products()
+            finally:
+                self._guests.discard(scope)
+        await self._until(lambda: not self._over)
+        self.report.aliases = aliases(self.listed, self._products)
+        return self.listed
 
-        await supervise(
-            f"connection {health.name}", live, self.journal,
-            chance=self._chance, failed=failed, hint=DEMO_HINT, ends=(Refused,),
+    async def follow(self, wanted: Sequence[Followed]) -> Change:
+        """Follow just these from now on; returns what is new and what is gone.
+
+        What stays is not disturbed. It waits for the feed to have begun, and for Redis; it is
+        applied also when the caller is cancelled. Raises :class:`NotRunning` when the feed ends
+        before that.
+        """
+        wish = _Wish(tuple(wanted))
+        self._wishes.append(wish)
+        self._tell_waiters()
+        await self._until(lambda: wish.change is not None)
+        assert wish.change is not None
+        return wish.change
+
+    async def whole(
+        self, symbols: Iterable[str], told: Callable[[int, int], object] = lambda done, total: None
+    ) -> None:
+        """Wait until nothing is missing of the history of ``symbols``, as far as they are followed.
+
+        ``told`` hears how many of how many series that is so of, whenever it changes. Raises
+        :class:`NotRunning` when the feed ends.
+        """
+        names, said = frozenset(symbols), (-1, -1)
+
+        def look() -> bool:
+            nonlocal said
+            if not self.report.started_following:
+                return False
+            total = sum(one.symbol in names for one in self._series)
+            done = total - self._repairs.lacking(names)
+            if said != (done, total):
+                said = done, total
+                told(done, total)
+            return done >= total
+
+        await self._until(look)
+
+    def _tell_waiters(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    async def _until(self, what: Callable[[], bool]) -> None:
+        while not what():
+            if self._over:
+                name = self.plan.dialect.name
+                raise NotRunning(f"the feed of {name} ended: it is asked again once it runs")
+            await self._news.wait()
+
+    # -- what is followed changes ---------------------------------------------------------
+
+    async def _serve_wishes(self) -> None:
+        while True:
+            await self._until(lambda: bool(self._wishes))
+            wish = self._wishes[0]
+            wish.change = await self._change(wish.wanted)
+            self._wishes.popleft()
+            self._tell_waiters()
+
+    async def _change(self, wanted: Sequence[Followed]) -> Change:
+        """One step after the other, and each of them until Redis lets it be done."""
+        known = {one.symbol: one for one in self.followed}
+        asked = {one.symbol: one for one in wanted}
+        for symbol in known.keys() & asked.keys():  # its listing may be newer: it is the same one
+            asked[symbol] = attrs.evolve(asked[symbol], product=known[symbol].product)
+        gone = tuple(one for symbol, one in known.items() if asked.get(symbol) != one)
+        new = tuple(one for symbol, one in asked.items() if known.get(symbol) != one)
+        if not new and not gone:
+            return Change()
+        async with self._changing:
+            if leaving := [one for one in gone if one.symbol not in asked]:
+                await self._leave(leaving)
+            for one in new:
+                if one.symbol in known:
+                    await self._move(known[one.symbol], one)
+            if joining := [one for one in new if one.symbol not in known]:
+                await self._join(joining)
+            self._set_followed(asked.values())
+        self.journal.info(
+            "what is followed changed", new=",".join(one.symbol for one in new) or "none",
+            gone=",".join(one.symbol for one in gone) or "none", symbols=len(self.followed),
         )  # fmt: skip
+        self._tell_strange_rules()
+        return Change(new, gone)
 
-    def _reject(self, health: Health, products: Sequence[Product]) -> None:
-        """What the exchange does not serve is not followed; what it serves after all is."""
-        rejected = dict(self.report.rejected)
-        for product in products:
-            why = health.rejected.get(product.native)
-            if why is None:
-                if rejected.pop(product.symbol, None) is not None:
-                    self.journal.info("a symbol is served after all", symbol=product.symbol)
-                    self._scan_wanted.set()
-            elif product.symbol not in rejected:
-                rejected[product.symbol] = why
-                self.journal.warning("a symbol is not served", symbol=product.symbol, why=why)
+    async def _join(self, joining: Sequence[Followed]) -> None:
+        """As at a start, for these alone."""
+        writer, _ = self._parts()
+        series = [series for one in joining for series in self._series_of(one)]
+        await self._patiently(lambda: self._look_at_keys(series))
+        await self._patiently(lambda: self._raise_epochs(series))
+        await self._patiently(lambda: self._begin_reading(series))
+        await self._patiently(lambda: writer.seed(series, self.now() or 0))
+        newest = await self._patiently(lambda: self._newest(series))
+        self._set_followed([*self.followed, *joining])
+        for one in joining:
+            opened = self.roster.attach(one)
+            if opened is not None:
+                self._begin_shard(opened)
+            self._repairs.follow(one.symbol, one.product.native, one.owner)
+        self._learn(newest)
+        self.newest.update(dict.fromkeys(series, 0))  # what is old was followed by nobody
+        if self.report.verification is not None:
+            self.report.verification.follow(series)
+        await self._scan_new(series)
+
+    async def _leave(self, leaving: Sequence[Followed]) -> None:
+        """Nothing of these waits any more, nothing more comes, and then nothing is stored."""
+        writer, readings = self._parts()
+        symbols = {one.symbol for one in leaving}
+        series = [series for one in leaving for series in self._series_of(one)]
+        async with writer.still(), readings.still():
+            self._set_followed([one for one in self.followed if one.symbol not in symbols])
+            if (now := self.now()) is not None:  # what their connections have heard may go with it
+                self._clock = ExchangeClock()
+                self._clock.hear(now, trio.current_time())
+            for one in leaving:
+                self.roster.detach(one)
+            writer.forget(series)
+            readings.forget(series)
+            self._forget(series)
+        await self._patiently(lambda: self._remove(series, symbols))
+
+    async def _move(self, before: Followed, after: Followed) -> None:
+        """The same product in other keys: what is stored comes along, and what waits."""
+        writer, readings = self._parts()
+        pairs = list(zip(self._series_of(before), self._series_of(after), strict=True))
+        old, series = [one for one, _ in pairs], [one for _, one in pairs]
+        await self._patiently(lambda: self._look_at_keys(series))
+        await self._patiently(lambda: self._raise_epochs(series))
+
+        async def carry_over() -> None:
+            async with writer.still():
+                await self._copy(pairs)
+                for one, another in pairs:
+                    writer.move(one, another)
+                    self._repairs.move(one, another)
+                    self.newest[another] = self.newest[one]
+                self._set_followed([after if one == before else one for one in self.followed])
+                product = after.product
+                tracker = self.roster.tracker_of[product.symbol]
+                tracker.move(product.native, self.roster.streamed(after))
+                readings.forget(old)
+                self._forget(old)
+                self._repairs.follow(product.symbol, product.native, after.owner)
+                if self.report.verification is not None:
+                    self.report.verification.follow(series)
+
+        async with readings.still():
+            await self._patiently(carry_over)
+            await self._patiently(lambda: self._begin_reading(series, still=True))
+        await self._patiently(lambda: self._remove(old, ()))
+        await self._scan_new(series)
+
+    def _begin_shard(self, shard: Shard) -> None:
+        if self.report.liveness is not None:
+            shard.tracker.halted = self.report.liveness.halted_since is not None
+        if self._sockets is not None:
+            self._sockets.start_soon(self.roster.keep_connected, shard)
+
+    def _leave_out(self, rejected: Mapping[str, str]) -> None:
+        """What the exchange does not serve, by symbol, and why."""
         self.report.rejected = rejected
         self._repairs.leave_out(rejected)
 
-    def _shards(self) -> list[Sequence[Product]]:
-        dialect, listed = self.plan.dialect, len(self._products)
-        count = -(-listed // dialect.products_per_connection)
-        count = max(count, min(listed, dialect.least_connections))
-        # Dealt out by rank, so that one lost socket is not all of the large symbols.
-        return [self._products[shard::count] for shard in range(count)]
+    def _parts(self) -> tuple[Writer, Readings]:
+        assert self.report.writer is not None
+        assert self.report.readings is not None
+        return self.report.writer, self.report.readings
 
-    def _make_trackers(self) -> None:
-        dialect = self.plan.dialect
-        for number, products in enumerate(self._shards(), start=1):
-            self._trackers.append(
-                tracker_of(
-                    dialect,
-                    (
-                        (p.native, Series(dialect.name, p.symbol, dialect.streamed))
-                        for p in products
-                    ),
-                    self._pending,
-                )
-            )
-            self._healths.append(Health(f"{dialect.name}/{number}", len(products)))
-            known = self._clock.read(trio.current_time())
-            if known is not None:
-                # The REST server's time: the first stamp of a socket is not believed alone either.
-                self._trackers[-1].clock.hear(known, trio.current_time())
-            self._tracker_of.update((p.symbol, self._trackers[-1]) for p in products)
-            if self._recorder is not None:
-                self._recorder.attach(
-                    self._healths[-1].name,
-                    self._trackers[-1],
-                    {p.native: p.symbol for p in products},
-                    len(self._shards()),
-                )
-        self.report.healths = self._healths
-        self.report.trackers = self._trackers
+    async def _begin_reading(self, series: Sequence[Series], *, still: bool = False) -> None:
+        """``still``: no turn of the readings is under way already."""
+        assert self.report.alerting is not None
+        _, readings = self._parts()
+        async with contextlib.AsyncExitStack() as stack:
+            if not still:
+                await stack.enter_async_context(readings.still())
+            await self.report.alerting.start(series)
+            await readings.start(series)
+
+    async def _scan_new(self, series: Sequence[Series]) -> None:
+        lacking = await self._patiently(lambda: self._repairs.scan(series, "history"))
+        progress = self._repairs.progress
+        progress.total += len(series)
+        progress.done += len(series) - (lacking or 0)
+        self._progressed(self._repairs)
+
+    def _forget(self, series: Collection[Series]) -> None:
+        """Those of the parts that hold nothing over a turn."""
+        self._repairs.forget(series)
+        if self.report.verification is not None:
+            self.report.verification.forget(series)
+        for one in series:
+            self.newest.pop(one, None)
+        self._foreign = {key: one for key, one in self._foreign.items() if one not in series}
+
+    async def _copy(self, pairs: Sequence[tuple[Series, Series]]) -> None:
+        replies = await self._redis.run(
+            [call for before, _ in pairs for call in store.read_all(before)]
+        )
+        calls: list[Call] = []
+        for k, (_, after) in enumerate(pairs):
+            life = store.life(after, self._chance)
+            calls += store.adopt(after, self._lease.epoch, replies[3 * k : 3 * k + 3], life)
+        store.raise_unless_foreign(await self._redis.run_each(calls))
+
+    async def _remove(self, series: Sequence[Series], symbols: Collection[str]) -> None:
+        """Delete what is stored of ``series``, and of ``symbols`` what is stored beside them.
+
+        In the lane in which repairs write: what is on its way there comes before.
+        """
+        if not self._lease.valid():
+            raise StoreError("the lease lapsed: nothing is removed until it is ours again")
+        exchange, epoch = self.plan.dialect.name, self._lease.epoch
+        calls = [call for one in series for call in store.remove(one, epoch)]
+        calls += [store.forget(store.ticker_key(exchange, one), epoch) for one in symbols]
+        if symbols:
+            fields = [outbox.memory_field(one) for one in series]
+            calls.append(("HDEL", outbox.rules_key(exchange), *fields))
+        store.raise_unless_foreign(await self._redis.run_each(calls, "publish"))
+        await self._repairs.clear_ledger(series)
 
     # -- status ---------------------------------------------------------------------------
 

@@ -45,9 +45,9 @@ def url_of(listener: trio.SocketListener) -> str:
 
 def sources(exchanges: Iterable[str], feeds: Mapping[str, Feed]) -> Sources:
     """What there is to say of ``feeds``, which come and go; one that never began is starting."""
-    before = {name: Source(Report(exchange=name, title=name), None) for name in exchanges}
 
     def now() -> Mapping[str, Source]:
+        before = {name: Source(Report(exchange=name, title=name), None) for name in exchanges}
         return before | {name: Source(feed.report, feed.now()) for name, feed in feeds.items()}
 
     return now

@@ -18,6 +18,7 @@ import trio
 from livermore.errors import LivermoreError, Refused
 from livermore.market.gap import Lane
 from livermore.market.history import Row
+from livermore.market.product import Product
 from livermore.market.timeframe import Timeframe
 from livermore.market.tracker import Silence, Tracker
 from livermore.runtime.connection import Connection, Health, State
@@ -48,7 +49,7 @@ HALTED = 600_000
 """Milliseconds without a trade of any symbol after which the exchange is halted."""
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Shard:
     """One connection and what is known of its silence."""
 
@@ -62,13 +63,29 @@ class Shard:
     shown: dict[tuple[str, int], float] = attrs.Factory(dict)
     """Volume REST showed of a running slot that we do not hold whole."""
     mute: dict[str, Silence] = attrs.Factory(dict)
+    products: list[Product] = attrs.Factory(list)
+    """What the connection carries."""
+    scope: trio.CancelScope | None = None
+    """Of the task that keeps it connected, while that runs."""
+
+    def forget(self, native: str) -> None:
+        """Watch this product no more."""
+        self.next_probe.pop(native, None)
+        self.shown = {key: volume for key, volume in self.shown.items() if key[0] != native}
+        self.mute.pop(native, None)
+        self.show_mute()
+
+    def show_mute(self) -> None:
+        """Status shows who is mute."""
+        self.health.mute = frozenset(one.symbol for one in self.mute.values())
+        self.health.mute_since = min((one.since for one in self.mute.values()), default=0.0)
 
 
 @attrs.define
 class Liveness:
     """Watches the shards of one exchange. :meth:`run` ends when cancelled."""
 
-    shards: Sequence[Shard]
+    shards: list[Shard]
     rest: Rest
     timeframe: Timeframe
     clock: Callable[[], int | None]
@@ -98,7 +115,7 @@ class Liveness:
     def look_for_halt(self) -> None:
         """Whether all followed symbols have been silent for :data:`HALTED`."""
         now, moment = self.clock(), trio.current_time()
-        newest = max(shard.tracker.newest_trade for shard in self.shards)
+        newest = max((shard.tracker.newest_trade for shard in self.shards), default=-1)
         if self.halted_since is not None and newest > self.halted_since:
             lasted = newest - self.halted_since
             self.halted_since = None
@@ -140,7 +157,7 @@ class Liveness:
         served = {one.native for one in silences}
         if shard.mute.keys() - served:
             shard.mute = {n: one for n, one in shard.mute.items() if n in served}
-            self._show(shard)
+            shard.show_mute()
         starved: dict[str, float] = {}
         for one in silences:
             muted = shard.mute.get(one.native)
@@ -174,14 +191,9 @@ class Liveness:
 
     def _speaks(self, shard: Shard, muted: Silence, now: float) -> None:
         del shard.mute[muted.native]
-        self._show(shard)
+        shard.show_mute()
         seconds = round(now - muted.since, 1)
         self.say("a mute symbol speaks again", {"symbol": muted.symbol, "seconds": seconds})
-
-    @staticmethod
-    def _show(shard: Shard) -> None:
-        shard.health.mute = frozenset(one.symbol for one in shard.mute.values())
-        shard.health.mute_since = min((one.since for one in shard.mute.values()), default=0.0)
 
     async def _probe(self, shard: Shard, silence: Silence) -> None:
         """Ask REST for the running slot and the one before it."""
@@ -262,7 +274,7 @@ class Liveness:
                 },
             )
         shard.mute[silence.native] = silence
-        self._show(shard)
+        shard.show_mute()
         if replace:
             if shard.replaced_at is not None:
                 shard.patience = min(MOST_PATIENCE, 2 * shard.patience)

@@ -7,9 +7,10 @@ state the store keeps. No windows of candles are held in memory.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from itertools import repeat
 
 import attrs
@@ -155,6 +156,11 @@ class Readings:
         """The rows of each symbol's series, shortest timeframe first; -1 where there is none."""
         self._foreign: set[Series] = set()
         """Series whose newest reading waits: its key is somebody else's."""
+        self._unresumed: list[Series] = []
+        """Series of which it is not known yet where they stand."""
+        self._free: list[int] = []
+        """Rows of series that are not followed any more."""
+        self._turning = trio.Lock()
         self._wake = trio.Event()
         self._halted = False
         self._put_off = 0
@@ -202,7 +208,7 @@ class Readings:
 
     def distrust(self, series: Iterable[Series]) -> None:
         """Compute these anew from the store."""
-        self._stale.update(series)
+        self._stale.update(one for one in series if one in self._heads)
         self._wake.set()
 
     async def look(self) -> None:
@@ -257,11 +263,42 @@ class Readings:
     # -- the task -------------------------------------------------------------------------
 
     async def start(self, series: Sequence[Series]) -> None:
-        """Resume every series from its stored reading, or replay it. Before the writer runs."""
+        """Resume every series from its stored reading, or replay it.
+
+        Before any of them is written; while this runs no turn may be under way, see :meth:`still`.
+        """
         fresh = [one for one in series if one not in self._heads]
         self._place(fresh)
-        for at in range(0, len(fresh), 500):
-            await self._resume(fresh[at : at + 500])
+        self._unresumed += fresh
+        while some := self._unresumed[:500]:
+            await self._resume(some)
+            del self._unresumed[: len(some)]
+        self._wake.set()
+
+    @contextlib.asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """No turn is under way within the block."""
+        async with self._turning:
+            yield
+
+    def forget(self, series: Collection[Series]) -> None:
+        """Follow these no more. Between turns only, see :meth:`still`."""
+        gone = set(series)
+        for one in gone & self._heads.keys():
+            row = self._heads.pop(one).row
+            self._free.append(row)
+            rows = self._rows_of[one.symbol]
+            rows[rows == row] = -1
+            if (rows < 0).all():
+                del self._rows_of[one.symbol]
+            for kept in (self._edges, self._sent, self._unpublished, self._corrected):
+                kept.pop(one, None)
+        self._stale -= gone
+        self._foreign -= gone
+        self._queue = [written for written in self._queue if written.series not in gone]
+        self._unresumed = [one for one in self._unresumed if one not in gone]
+        if self._alerting is not None:
+            self._alerting.forget(gone)
 
     async def run(self) -> None:
         """Follow the writer; raises :class:`~livermore.errors.Fenced` under a newer holder."""
@@ -289,6 +326,10 @@ class Readings:
 
     async def turn(self) -> None:
         """Bring every reading up to what was stored."""
+        async with self._turning:
+            await self._turn()
+
+    async def _turn(self) -> None:
         if self._alerting is not None:
             await self._alerting.refresh()
         queue, self._queue = self._queue, []
@@ -365,6 +406,9 @@ class Readings:
         return fresh
 
     def _place(self, series: Sequence[Series]) -> None:
+        for one in series[: len(self._free)]:
+            self._place_at(one, self._free.pop())
+        series = [one for one in series if one not in self._heads]
         for one, row in zip(series, self._states.extend(len(series)).tolist(), strict=True):
             self._heads[one] = _Head(row)
             rows = self._rows_of.setdefault(one.symbol, np.full(len(TIMEFRAMES), -1))
@@ -374,6 +418,15 @@ class Readings:
         self._codes = np.concatenate([self._codes, np.full(len(series), -1)])
         self._before.extend(len(series))
         self._after.extend(len(series))
+
+    def _place_at(self, one: Series, row: int) -> None:
+        """Where another series stood that is not followed any more."""
+        self._heads[one] = _Head(row)
+        rows = self._rows_of.setdefault(one.symbol, np.full(len(TIMEFRAMES), -1))
+        rows[TIMEFRAMES.index(one.timeframe)] = row
+        self._lengths[row], self._codes[row] = one.timeframe.ms, -1
+        for states in (self._states, self._before, self._after):
+            states.put(np.array([row]), States.fresh(1))
 
     # -- one step -------------------------------------------------------------------------
 
@@ -733,7 +786,13 @@ class Readings:
         if not self._lease.valid():
             raise StoreError("the lease lapsed: readings wait")
         replies = await self._redis.run_each(
-            [store.reading(series, one.text, older=one.older) for series, one in listed], "readings"
+            [
+                store.reading(
+                    series, one.text, older=one.older, life=store.life(series, self._chance)
+                )
+                for series, one in listed
+            ],
+            "readings",
         )
         failed: list[StoreError] = []
         self._foreign.clear()

@@ -249,6 +249,19 @@ class Recorder:
         self._ring_of.update((symbol, ring) for symbol in natives.values())
         return ring
 
+    def follow(self, name: str, natives: dict[str, str]) -> None:
+        """A connection carries these from now on."""
+        ring = self.ring(name)
+        for symbol in ring.natives.values():
+            del self._ring_of[symbol]
+        ring.natives = natives
+        self._ring_of.update((symbol, ring) for symbol in natives.values())
+
+    def detach(self, name: str) -> None:
+        """A connection is not used any more."""
+        self.follow(name, {})
+        self._rings = [ring for ring in self._rings if ring.name != name]
+
     def ring(self, name: str) -> Ring:
         """The ring of a connection by its name."""
         return next(ring for ring in self._rings if ring.name == name)
@@ -296,7 +309,11 @@ class Recorder:
                     await self._pack(segment)
             now = trio.current_time()
             for kind, case in [*self._cases.items()]:
-                ring = self._ring_of[case.incidents[0].series.symbol]
+                symbol = case.incidents[0].series.symbol
+                if symbol not in self._ring_of:
+                    del self._cases[kind]  # it is not followed any more
+                    continue
+                ring = self._ring_of[symbol]
                 since = now if ring.serving_since is None else ring.serving_since
                 if case.due <= now < case.latest and now < since + COLLECT:
                     case.due = min(since + COLLECT, case.latest)

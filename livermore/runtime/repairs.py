@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 import trio
@@ -39,7 +40,7 @@ from livermore.runtime.backoff import Backoff
 from livermore.runtime.lease import Lease
 from livermore.runtime.recorder import Incident, Kind
 from livermore.runtime.rest import Rest
-from livermore.runtime.writer import CONTRADICTED, Writer
+from livermore.runtime.writer import CONTRADICTED, SETTLES, Writer
 
 HISTORY = "history"
 """The cause of a gap that is there because nobody asked yet."""
@@ -47,7 +48,7 @@ DEEPER = "deeper history"
 """The cause of a gap that is there because too few candles of the newest 300 traded."""
 WORKERS = 6
 """Requests under way at once: the budget is spent even when replies are slow."""
-ALLOWANCE = 15_000
+ALLOWANCE = SETTLES
 """After a slot's end (ms), when the stream has had its chance and its absence is a gap."""
 LOOK_AFTER = 31_000
 """After a slot's end (ms), when a REST reply is no longer a guess of a cache."""
@@ -73,6 +74,7 @@ ASIDE = 5.0
 """Seconds until a series is tried again whose key is somebody else's."""
 POLL = 2.0
 """Seconds between two looks at the ledger for what others appended."""
+GONE = "it is not followed any more"
 
 _RANK = {timeframe: rank for rank, timeframe in enumerate(TIMEFRAMES)}
 
@@ -108,13 +110,16 @@ class Repairs:
         progressed: Callable[[], None],
         chance: Callable[[], float],
         incident: Callable[[Incident], None] = lambda incident: None,
+        owners: Mapping[str, str] | None = None,
     ) -> None:
+        """``natives``: symbol -> the exchange's id; ``owners``: symbol -> whose it alone is."""
         self._dialect = dialect
         self._redis = redis
         self._lease = lease
         self._rest = rest
         self._writer = writer
-        self._natives = natives
+        self._natives = dict(natives)
+        self._owners = dict(owners or {})
         self._clock = clock
         self._say = say
         self._progressed = progressed
@@ -142,6 +147,10 @@ class Repairs:
         """Ranges of the ledger that lack nothing and are to be compared with REST."""
         self._remembers = False
         """Whether the ledger was read once."""
+        self._reading = trio.Lock()
+        """Held while the ledger is read: what was read is not what is there a moment later."""
+        self._asking: dict[trio.CancelScope, Series] = {}
+        """What is under way, and for which series."""
         self.progress = Progress()
 
     @property
@@ -158,6 +167,71 @@ class Repairs:
     def wanting(self) -> int:
         """Series that lack something."""
         return len(self._wanting)
+
+    def lacking(self, symbols: Collection[str]) -> int:
+        """How many series of these symbols lack something."""
+        return sum(one.symbol in symbols for one in self._wanting)
+
+    # -- what is followed -----------------------------------------------------------------
+
+    def follow(self, symbol: str, native: str, owner: str = "") -> None:
+        """Repair the series of this symbol as well."""
+        self._natives[symbol] = native
+        if owner:
+            self._owners[symbol] = owner
+
+    def forget(self, series: Collection[Series]) -> None:
+        """Repair these no more: what is queued goes, and what is under way ends."""
+        gone = set(series)
+        for one in gone:
+            if one.owner == self._owners.get(one.symbol, ""):
+                self._natives.pop(one.symbol, None)
+                self._owners.pop(one.symbol, None)
+            self._aside.pop(one, None)
+            self._given_up.pop(one, None)
+        for scope, one in self._asking.items():
+            if one in gone:
+                scope.cancel()
+        for gaps in (self._open, self._unwritten, self.to_verify):
+            for name in [name for name, gap in gaps.items() if gap.series in gone]:
+                del gaps[name]
+                self._recheck.pop(name, None)
+        self._looks = {key: look for key, look in self._looks.items() if key[0] not in gone}
+        self._looked = {key: look for key, look in self._looked.items() if key[0] not in gone}
+        progress, lacking = self.progress, self.progress.total - self.progress.done
+        self._wanting -= gone
+        progress.total -= len(gone)
+        progress.done = progress.total - min(lacking, len(self._wanting))
+        self._progressed()
+
+    def move(self, before: Series, after: Series) -> None:
+        """What is to be looked at of ``before`` is of ``after`` from now on."""
+        for one, open_time in [key for key in self._looks if key[0] == before]:
+            self._looks[after, open_time] = self._looks.pop((one, open_time))
+
+    async def clear_ledger(self, series: Collection[Series]) -> None:
+        """Nothing about these is in the ledger any more."""
+        gone, exchange = set(series), self._lease.exchange
+        key = store.gaps_key(exchange)
+        async with self._reading:
+            [reply] = await self._redis.run_each([("HGETALL", key)], "publish")
+            store.raise_unless_foreign([reply])
+            names: list[bytes] = []
+            for name, text in [] if isinstance(reply, StoreError) else _pairs(reply):
+                with contextlib.suppress(MalformedMessage):
+                    names += [name] if decode_gap(exchange, text).series in gone else []
+            if names:
+                await self._redis.run([("HDEL", key, *names)], "publish")
+
+    @contextlib.contextmanager
+    def _for(self, series: Series) -> Iterator[trio.CancelScope]:
+        """What is done in the block ends when ``series`` is not followed any more."""
+        with trio.CancelScope() as scope:
+            self._asking[scope] = series
+            try:
+                yield scope
+            finally:
+                del self._asking[scope]
 
     # -- for others -----------------------------------------------------------------------
 
@@ -177,7 +251,7 @@ class Repairs:
     def suspects(self, slots: Iterable[Suspect]) -> None:
         """Stored slots to compare with REST once it can be trusted."""
         for slot in slots:
-            if slot.series.symbol in self._left_out:
+            if self.leaves_out(slot.series):
                 continue
             due = slot.open_time + slot.series.timeframe.ms + LOOK_AFTER
             self._looks.setdefault((slot.series, slot.open_time), (due, slot.cause))
@@ -189,7 +263,7 @@ class Repairs:
     def add(self, series: Series, first: int, last: int, cause: str, lane: Lane) -> Sequence[Gap]:
         """A gap; a range that is known already is not added twice. Returns what is new."""
         now = self._clock()
-        if now is None or series.symbol not in self._natives or series.symbol in self._left_out:
+        if now is None or self.leaves_out(series):
             return ()
         if cause != DEEPER:
             self._wanting.add(series)
@@ -241,7 +315,9 @@ class Repairs:
 
     def leaves_out(self, series: Series) -> bool:
         """Whether nothing can be asked about ``series``."""
-        return series.symbol in self._left_out or series.symbol not in self._natives
+        symbol = series.symbol
+        unknown = symbol not in self._natives or series.owner != self._owners.get(symbol, "")
+        return unknown or symbol in self._left_out
 
     def leave_out(self, symbols: Mapping[str, str]) -> None:
         """Symbols the exchange does not serve, with its reason: their gaps end as unfillable."""
@@ -290,6 +366,8 @@ class Repairs:
         lost: list[Call] = []
         began: dict[str, int] = {}
         for one, reply in zip(series, replies, strict=True):
+            if self.leaves_out(one):
+                continue
             if isinstance(reply, StoreError):
                 self._aside[one] = trio.current_time() + ASIDE
                 continue
@@ -375,18 +453,19 @@ class Repairs:
 
         A ledger whose key is somebody else's holds nothing.
         """
+        async with self._reading:
+            await self._read_ledger()
+
+    async def _read_ledger(self) -> None:
         exchange = self._lease.exchange
         [reply] = await self._redis.run_each([("HGETALL", store.gaps_key(exchange))], "read")
         store.raise_unless_foreign([reply])
         if isinstance(reply, StoreError):
             return
-        entries = (
-            reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-        )
         now = self._clock() or 0
         stale: list[bytes] = []
         ended: list[tuple[int, bytes]] = []
-        for name, text in entries:
+        for name, text in _pairs(reply):
             try:
                 gap = decode_gap(exchange, text)
             except MalformedMessage:
@@ -451,7 +530,8 @@ class Repairs:
             look = self._take_look() if gap is None else None
             try:
                 if gap is not None:
-                    await self._repair(gap)
+                    with self._for(gap.series):
+                        await self._repair(gap)
                 elif look is not None:
                     await self._look(look)
                 else:
@@ -523,7 +603,7 @@ class Repairs:
         omitted_at = max(moments) if len(moments) == len(before) else None
         try:
             asked = await self.compare(series, first, last, cause, omitted_at=omitted_at)
-        except StoreError:
+        except (StoreError, trio.Cancelled):
             self._look_again(series, slots, cause)
             raise
         if asked.problem:
@@ -554,7 +634,10 @@ class Repairs:
         running = series.timeframe.floor(self._clock() or last)
         span = (self._dialect.rest_rows - 1) * series.timeframe.ms
         plan = [(first, max(last, min(first + span, running)))]
-        asked = await self._ask(series, first, last, plan, lane, omitted_at)
+        with self._for(series) as scope:
+            asked = await self._ask(series, first, last, plan, lane, omitted_at)
+        if scope.cancelled_caught:
+            return Asked(problem=GONE)
         if asked.problem:
             return asked
         self.progress.looks += 1
@@ -829,6 +912,11 @@ class Repairs:
         if code in ("c", "v") or (code in ("a", "i") and at - end < SETTLED):
             due = max(at, end + SETTLED - SECOND_LOOK) + SECOND_LOOK
             self._looks.setdefault((series, page.newest), (due, "newest of its reply"))
+
+
+def _pairs(reply: Any) -> Iterable[tuple[bytes, bytes]]:
+    """Fields and values of a hash."""
+    return reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
 
 
 def recheck(gap: Gap) -> float:

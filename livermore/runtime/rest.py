@@ -1,7 +1,7 @@
 """REST inside the exchange's budget, which all processes on one Redis share.
 
-Without Redis only server time and products may be asked, one per second. A refusal (429) stops
-everyone for as long as the exchange says, also after a restart.
+Without Redis only server time, products and accounts may be asked, one per second. A refusal (429)
+stops everyone for as long as the exchange says, also after a restart.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from livermore.adapters.redis import Redis, script
 from livermore.dialect import Dialect, Request
 from livermore.errors import (
     ConfigurationError,
+    LivermoreError,
     MalformedMessage,
     RateLimited,
     Refused,
@@ -258,9 +259,38 @@ class Rest:
             (await self._ask(request, Lane.LIVE, without_redis=True))[0].body
         )
 
+    async def ask_signed(
+        self, request: Request, sign: Callable[[Request], Request]
+    ) -> tuple[Reply, LivermoreError | None]:
+        """The reply to a request of a person about his account, and the error it means, if any.
+
+        It is signed when its turn has come: signatures are good for seconds. Raises
+        :class:`RestError` where there is no reply.
+        """
+        reply, _, error = await self._exchange(
+            request, Lane.BY_HAND, without_redis=True, signed=sign
+        )
+        if error is None:
+            self.budget.answered()
+        return reply, error
+
     async def _ask(
         self, request: Request, lane: Lane, *, without_redis: bool = False
     ) -> tuple[Reply, int]:
+        reply, asked_at, error = await self._exchange(request, lane, without_redis=without_redis)
+        if error is not None:
+            raise error
+        self.budget.answered()
+        return reply, asked_at
+
+    async def _exchange(
+        self,
+        request: Request,
+        lane: Lane,
+        *,
+        without_redis: bool,
+        signed: Callable[[Request], Request] = lambda request: request,
+    ) -> tuple[Reply, int, LivermoreError | None]:
         try:
             await self.budget.grant(lane, request.weight)
         except StoreError:
@@ -268,15 +298,13 @@ class Rest:
                 raise
             await self.budget.grant_alone(request.weight)
         asked_at = self.clock() or 0
-        reply = await self.http.get(request.path, request.params)
+        request = signed(request)
+        reply = await self.http.get(request.path, request.params, request.headers)
         self._account(reply)
         error = self.dialect.refusal(reply.status, reply.headers, reply.body)
         if isinstance(error, RateLimited):
             await self.budget.refused(error.wait, str(error))
-        if error is not None:
-            raise error
-        self.budget.answered()
-        return reply, asked_at
+        return reply, asked_at, error
 
     def _account(self, reply: Reply) -> None:
         used = self.dialect.used_weight(reply.headers)

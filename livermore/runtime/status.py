@@ -55,6 +55,8 @@ class Report:
     slow: float = 0.0
     """Seconds Redis needs for an answer, while that is long."""
     symbols: Sequence[str] = ()
+    owners: Mapping[str, str] = attrs.Factory(dict)
+    """Of those that only one user follows: whose they are."""
     aliases: Mapping[str, str] = attrs.Factory(dict)
     """Other names of followed markets -> the symbol they are followed as."""
     rejected: Mapping[str, str] = attrs.Factory(dict)
@@ -71,6 +73,10 @@ class Report:
     verification: Verification | None = None
     alerting: Alerting | None = None
     delivery: Delivery | None = None
+    paused: bool = False
+    """Whether a person wants nothing collected for now."""
+    resumed: int | None = None
+    """When that ended last (exchange ms)."""
     lost: str = ""
     """Why the feed broke off, where it did; it starts again at ``again_at`` (monotonic)."""
     again_at: float = 0.0
@@ -141,6 +147,13 @@ class Report:
             return Condition(
                 state="standby", why=self.standby, next="takes over once the exchange is free"
             )
+        if self.paused:
+            return Condition(
+                state="paused",
+                missing="nothing is collected",
+                why="it was paused",
+                next=f"resume it: livermore ctl resume --exchange {self.exchange}",
+            )
         if not self.started_following or self.writer is None or self.repairs is None:
             state = "connecting" if self.note else "starting"
             missing = "nothing is followed yet" if self.note else ""
@@ -165,6 +178,11 @@ class Report:
                 next="trying again",
             )
         slots = self._slots(self.repairs, clock)
+        if not self.symbols:
+            return Condition(
+                state="live", missing="nothing is followed", why="no symbol is wanted",
+                next="add one: livermore symbols add",
+            )  # fmt: skip
         found = self._sockets(moment) or self._silent()
         if found is None and slots.state == "live":
             found = self._halted()
@@ -328,6 +346,7 @@ def report_text(report: Report, clock: int | None, moment: float) -> bytes:
         "next": condition.next,
         "clock": clock,
         "symbols": list(report.symbols),
+        "owners": dict(report.owners),
         "aliases": dict(report.aliases),
         "rejected": dict(report.rejected),
         "notices": report.notices,

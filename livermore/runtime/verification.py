@@ -8,7 +8,7 @@ and never holds up what is live.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 import trio
@@ -66,7 +66,6 @@ class Verification:
         self._dialect = dialect
         self._redis = redis
         self._repairs = repairs
-        self._series = series
         self._clock = clock
         self._say = say
         self._chance = chance
@@ -97,6 +96,19 @@ class Verification:
         for candle in written.having("ai"):
             if candle.evidence is Evidence.ASSUMED:
                 self.first(written.series, candle.open_time)
+
+    def follow(self, series: Sequence[Series]) -> None:
+        """Compare these as well from now on."""
+        self._rounds.add(series, trio.current_time())
+
+    def forget(self, series: Iterable[Series]) -> None:
+        """Compare these no more."""
+        gone = set(series)
+        self._rounds.forget(gone)
+        for one in gone:
+            self._until.pop(one, None)
+            self._omitted_at.pop(one, None)
+        self._told = {key: None for key in self._told if key[0] not in gone}
 
     def behind(self) -> int:
         """By how much (ms) the candle most behind its time is not confirmed yet; 0: none is."""
@@ -167,6 +179,8 @@ class Verification:
             for candle in store.decode_candles(series, members)[0]
             if candle.evidence is not Evidence.REST
         ]
+        if series not in self._rounds:
+            return True  # not followed any more
         if not open_times or self._repairs.leaves_out(series):
             self._until[series] = last + ms
             return True
@@ -175,6 +189,8 @@ class Verification:
         asked = await self._repairs.compare(
             series, open_times[0], last, ROUND, omitted_at=self._omitted_at.get(series)
         )
+        if series not in self._rounds:
+            return True
         if asked.problem:
             self.figures.failures += 1
             return False
@@ -238,6 +254,8 @@ class Verification:
 
     async def _answer(self, gap: Gap) -> None:
         gap = await verified(self._repairs, self._dialect, gap, self._clock() or gap.found)
+        if gap.name not in self._repairs.to_verify:
+            return  # its series is not followed any more, and nothing of it stays
         told = await self._repairs.write_entry(gap)
         if gap.outcome is Outcome.OPEN:
             self._repairs.to_verify[gap.name] = gap

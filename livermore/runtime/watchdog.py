@@ -39,7 +39,7 @@ async def notify(
                 serve = all(one.epoch or one.standby or one.ended for one in reports.values())
                 ready = serve and notifier.tell("READY=1")
             told = [one.condition(feeds[name].now()).line(name) for name, one in reports.items()]
-            line = status("; ".join(fitting(told)) or "starting")
+            line = status("; ".join(fitting(told)) or ("starting" if exchanges else "idle"))
             if line != said and notifier.tell(line):
                 said = line
             moment = trio.current_time()

@@ -7,8 +7,9 @@ slot wins, so an outage costs memory per slot, not per frame. Only repairs wait 
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 
 import attrs
 import msgspec
@@ -28,7 +29,7 @@ from livermore.market.folding import (
     parent_series,
 )
 from livermore.market.timeframe import TIMEFRAMES
-from livermore.market.tracker import Forming, Missing, Pending, Suspect
+from livermore.market.tracker import Forming, Missing, Pending, Suspect, moved
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.histogram import BATCHES, LAGS, TOOK, Histogram
 from livermore.runtime.lease import Lease
@@ -39,6 +40,8 @@ SHOWN_AT_ONCE = 200
 PARENTS_SHOWN = 4
 """Of so many shows one carries the running candles of the higher timeframes as well."""
 TICKER_TTL = 60
+SETTLES = 15_000
+"""Milliseconds after its end from which a slot is history to whoever begins with a series."""
 PACE = 0.25
 """Seconds a turn waits at least after one in which a series was refused."""
 RETRY = 2.0
@@ -55,7 +58,7 @@ _RANK = {timeframe: rank for rank, timeframe in enumerate(TIMEFRAMES)}
 Batch = dict[Series, dict[int, Candle]]
 
 
-@attrs.define
+@attrs.define(eq=False)
 class _Page:
     """A history page on its way through the writer."""
 
@@ -136,6 +139,9 @@ class Writer:
         self.prices: dict[str, tuple[float, int]] = {}
         """Symbol -> the last price of its tickers, and the exchange's time of it (ms)."""
         self._followed: Sequence[Series] = ()
+        self._left: set[Series] = set()
+        """Series that were followed and are not any more: a page of theirs comes too late."""
+        self._turning = trio.Lock()
         self._wake = trio.Event()
         self.turns = Turns()
 
@@ -147,7 +153,7 @@ class Writer:
 
     async def history(self, series: Series, candles: Sequence[Candle]) -> store.Written | None:
         """Store one page of history; returns what became of it. Raises :class:`StoreError`."""
-        if not candles:
+        if not candles or series in self._left:
             return None
         page = _Page(series, candles)
         self._pages.append(page)
@@ -157,15 +163,11 @@ class Writer:
             raise page.error
         return page.result
 
-    async def seed(self, symbols: Iterable[tuple[str, str]], now: int) -> None:
-        """Load the children of every running parent, so that a restart goes on folding."""
-        wanted = [
-            Series(exchange, symbol, child)
-            for exchange, symbol in symbols
-            for child in CHILD.values()
-        ]
+    async def seed(self, series: Collection[Series], now: int) -> None:
+        """Follow ``series``: load the children of every running parent, to go on folding."""
+        children = frozenset(CHILD.values())
+        wanted = [one for one in series if one.timeframe in children]
         wanted.sort(key=lambda s: _RANK[s.timeframe])
-        self._followed = wanted
         calls: list[Call] = []
         for one in wanted:
             first, last = self._folder.seed_range(one, now)
@@ -173,13 +175,58 @@ class Writer:
             calls.append(store.range_call(one, 2 * first - last - one.timeframe.ms, last))
         replies = await self._redis.run_each(calls)
         store.raise_unless_foreign(replies)
-        for series, members in zip(wanted, replies, strict=True):
+        self._followed = [*self._followed, *wanted]
+        self._left.difference_update(series)
+        for one, members in zip(wanted, replies, strict=True):
             if isinstance(members, StoreError):
                 continue  # nothing of ours is there
-            candles, _ = store.decode_candles(series, members)
+            candles, _ = store.decode_candles(one, members)
             for candle in candles:
                 # A crash may have come between a child and its parent: finish what was begun.
                 self._fold(self._past, candle)
+
+    @contextlib.asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """No turn is under way within the block."""
+        async with self._turning:
+            yield
+
+    def forget(self, series: Collection[Series]) -> None:
+        """Follow these no more: nothing of them waits. Between turns only, see :meth:`still`."""
+        self._left.update(series)
+        self._followed = [one for one in self._followed if one not in self._left]
+        for one in series:
+            self._batch.pop(one, None)
+            self._past.pop(one, None)
+            self._touched.pop(one, None)
+            self._folder.forget(one)
+            self.prices.pop(one.symbol, None)
+        self._leave(series)
+
+    def move(self, before: Series, after: Series) -> None:
+        """What waits of ``before`` is of ``after`` from now on. Between turns only."""
+        self._left.add(before)
+        self._left.discard(after)
+        self._followed = [after if one == before else one for one in self._followed]
+        for batch in (self._batch, self._past):
+            if slots := batch.pop(before, None):
+                batch[after] = moved(slots, after)
+        if touched := self._touched.pop(before, None):
+            self._touched[after] = touched
+        self._folder.move(before, after)
+        self._leave([before])
+
+    def _leave(self, series: Collection[Series]) -> None:
+        exchange = self._lease.exchange
+        keys = {store.keys(one).companion for one in series}
+        keys |= {store.ticker_key(exchange, one.symbol) for one in series}
+        self._to_show = [call for call in self._to_show if call[3] not in keys]
+        for one in series:
+            self._foreign.pop(one, None)
+        for page in [page for page in self._pages if page.series in series]:
+            self._pages.remove(page)
+            page.error = StoreError(f"{page.series} is not followed any more")
+            page.done.set()
 
     @property
     def foreign(self) -> Iterable[Series]:
@@ -205,13 +252,14 @@ class Writer:
             self._wake = trio.Event()
             self.turns.beat = trio.current_time()
             try:
-                await self._turn()
-                if trio.current_time() - shown >= SHOW:
-                    await self._show()
-                    if not self._to_show:
-                        shown = trio.current_time()  # else the rest follows the next turn
-                if self.turns.away_since is not None:
-                    await self._prove()
+                async with self._turning:
+                    await self._turn()
+                    if trio.current_time() - shown >= SHOW:
+                        await self._show()
+                        if not self._to_show:
+                            shown = trio.current_time()  # else the rest follows the next turn
+                    if self.turns.away_since is not None:
+                        await self._prove()
             except (StoreError, LeaseLost) as error:
                 if type(error) is not StoreError and isinstance(error, StoreError):
                     raise  # fenced, or no store at all: waiting does not help
@@ -249,7 +297,8 @@ class Writer:
         """The last turn, at shutdown: what is closed is written, history is not."""
         self._pages.clear()
         try:
-            await self._turn()
+            async with self._turning:
+                await self._turn()
         except (StoreError, LeaseLost) as error:
             self._away(error)
 
@@ -371,9 +420,16 @@ class Writer:
     ) -> list[object]:
         """The replies, in order. Raises :class:`LeaseLost` when we may not write."""
         self._check_lease()
+        settled = (self._clock() or 0) - SETTLES if history else 0
         calls = [
             store.write(
-                series, self._lease.epoch, candles, history=history, edge=self._edge(series)
+                series,
+                self._lease.epoch,
+                candles,
+                history=history,
+                edge=self._edge(series),
+                settled=max(0, settled // series.timeframe.ms - 1) * series.timeframe.ms,
+                life=store.life(series, self._chance),
             )
             for series, candles in zip(ordered, listed, strict=True)
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import msgspec
 
@@ -14,6 +16,7 @@ from livermore.simulator.feed import Feed
 from livermore.simulator.http import Reply, Request, json_reply
 from livermore.simulator.listing import Listing
 from livermore.simulator.market import Candle, Market
+from livermore.simulator.purse import Key
 from livermore.simulator.stats import Stats
 from livermore.simulator.trades import NS
 
@@ -29,6 +32,7 @@ class Control:
     faults: Faults
     feed: Feed
     stats: Stats
+    seed: int = 0
 
     def answer(self, request: Request) -> Reply:
         """The reply to a request under ``/control``."""
@@ -41,6 +45,8 @@ class Control:
                 return json_reply(200, {"now": self._now(), "speed": self.clock.speed})
             case "GET", "symbols":
                 return json_reply(200, {"symbols": self._symbols()})
+            case "GET", "keys":
+                return json_reply(200, {"keys": [one.as_json() for one in self._keys()]})
             case "GET", "faults":
                 now = self.clock.now()
                 kinds = {
@@ -53,6 +59,9 @@ class Control:
 
     def _now(self) -> int:
         return self.clock.now() // NS
+
+    def _keys(self) -> Sequence[Key]:
+        return self.exchange.keys(self.seed)
 
     def _symbols(self) -> list[dict[str, object]]:
         return [

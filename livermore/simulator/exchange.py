@@ -7,7 +7,7 @@ everything else that exchanges have in common.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -19,6 +19,7 @@ from livermore.simulator.http import Reply, Request
 from livermore.simulator.limits import Limits
 from livermore.simulator.listing import Listing
 from livermore.simulator.market import Market
+from livermore.simulator.purse import Key
 from livermore.simulator.stats import Stats
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class Exchange:
     """The channels that a schedule of chaos picks from."""
     kinds: Mapping[str, Kind] = attrs.field(factory=dict)
     """Faults that only this exchange has."""
+    keys: Callable[[int], Sequence[Key]] = lambda seed: ()
+    """Seed -> the keys that its users have."""
 
     @property
     def faults(self) -> Mapping[str, Kind]:

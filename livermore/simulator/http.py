@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from wsgiref.handlers import format_date_time
 
 import attrs
@@ -28,6 +28,10 @@ class Request:
     address: str
     """The client's IP address."""
     no_cache: bool = False
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """By lower-case names. Not in the repr: they may hold a key."""
+    target: str = attrs.field(default="", repr=False)
+    """Path and query as they came."""
 
     def first(self, name: str) -> str | None:
         values = self.query.get(name)
@@ -141,6 +145,8 @@ def _made(head: h11.Request, body: bytes, address: str) -> Request:
         body,
         address,
         b"no-cache" in cache.lower(),
+        {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers},
+        head.target.decode("ascii"),
     )
 
 

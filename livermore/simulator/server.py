@@ -65,6 +65,7 @@ async def serve(
     """Serve until cancelled; starts with the :class:`Simulator`. Sockets end with the scope."""
     exchange = played(settings.exchange)
     start = int(time.time() * 1000) if settings.start is None else settings.start
+    clock = ExchangeClock(start * NS, settings.speed, trio.current_time)
     market = Market(
         exchange.listings(settings.symbols, settings.seed),
         settings.seed,
@@ -74,7 +75,6 @@ async def serve(
     )
     scenario = _scenario(settings, market, start)
     planned = read_scenario(scenario, market, exchange.channels, exchange.faults)
-    clock = ExchangeClock(start * NS, settings.speed, trio.current_time)
     stage = Stage(
         market,
         clock,
@@ -88,7 +88,7 @@ async def serve(
     feed = Feed(stage, exchange.voice(stage))
     rest = Rest(stage, exchange.routes(stage))
     gate = Gate(stage, feed)
-    door = control.Control(exchange, market, clock, stage.faults, feed, stage.stats)
+    door = control.Control(exchange, market, clock, stage.faults, feed, stage.stats, settings.seed)
     for plan in planned:
         feed.plan(clock.start + int(plan.at * 1_000_000_000), plan.fault)
 

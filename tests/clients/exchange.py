@@ -141,10 +141,13 @@ async def _abort(process: trio.Process) -> None:
 
 @contextlib.asynccontextmanager
 async def simulated(
-    exchange: str, certificate: Certificate, *options: str
+    exchange: str, certificate: Certificate, *options: str, start: int | None = START
 ) -> AsyncIterator[Exchange]:
-    """A simulator's process, and its ports with TLS beside the plain ones."""
-    command = [sys.executable, "-m", "livermore.simulator", exchange, "--start", str(START)]
+    """A simulator's process, and its ports with TLS beside the plain ones. It starts at ``start``
+    (ms), or now."""
+    command = [sys.executable, "-m", "livermore.simulator", exchange]
+    if start is not None:
+        command += ["--start", str(start)]
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
             partial(

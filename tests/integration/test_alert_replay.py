@@ -99,7 +99,7 @@ class Desk:
         series = store.all_series(self.exchange, symbol)
         await self.alerting.start(series)
         await self.readings.start(series)
-        await self.writer.seed([(self.exchange, symbol)], self.now)
+        await self.writer.seed(store.all_series(self.exchange, symbol), self.now)
 
     async def write(self, candles: Iterable[Candle]) -> None:
         for candle in candles:

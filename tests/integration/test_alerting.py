@@ -59,7 +59,7 @@ class AlertDesk(Desk):
         series = [one for symbol in self.symbols for one in store.all_series(self.exchange, symbol)]
         await self.alerting.start(series)
         await self.readings.start(series)
-        await self.writer.seed(((self.exchange, symbol) for symbol in self.symbols), self.now)
+        await self.writer.seed(series, self.now)
 
     async def slots(self, first: int, end: int) -> None:
         """Close these slots of a market that swings, each at its time."""

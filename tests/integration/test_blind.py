@@ -63,8 +63,8 @@ async def test_the_newest_candle_of_every_series_is_known_from_the_store_and_fro
     assert feed.newest == {}, "before it is known what is followed"
 
     feed._series = [five, hour, never]
-    feed._tracker_of["BTC-USD"] = tracker_of(COINBASE, [("BTC-USD", five)], pending)
-    await feed._recall()
+    feed.roster.tracker_of["BTC-USD"] = tracker_of(COINBASE, [("BTC-USD", five)], pending)
+    feed._learn(await feed._newest(feed._series))
     assert feed.newest == {five: T0 + M5, hour: T0 + Timeframe.H1.ms, never: 0}
 
     await close(attrs.evolve(candle, open_time=T0 + M5), attrs.evolve(candle, series=other))

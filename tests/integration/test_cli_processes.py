@@ -21,7 +21,7 @@ from tests.servers import running_server
 
 COMMANDS = (
     "run", "backfill", "status", "exchanges", "candles", "compare", "gaps", "tail", "simulate",
-    "demo", "doctor",
+    "demo", "doctor", "positions", "fees", "credentials",
 )  # fmt: skip
 
 
@@ -60,7 +60,9 @@ def test_every_command_has_help_with_an_example(livermore: Livermore, command: s
     assert f"Example: livermore {command}" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["redis", "trio", "numpy", "httpx", "livermore.exchanges"])
+@pytest.mark.parametrize(
+    "module", ["redis", "trio", "numpy", "httpx", "cryptography", "livermore.exchanges"]
+)
 def test_nothing_slow_is_imported_before_a_command_needs_it(livermore: Livermore, module: str):
     code = f"import sys, livermore.cli.app; sys.exit({module!r} in sys.modules)"
     with livermore.python("-c", code) as process:

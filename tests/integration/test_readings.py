@@ -61,7 +61,7 @@ class Desk:
         )
         series = [one for symbol in self.symbols for one in store.all_series(self.exchange, symbol)]
         await self.readings.start(series)
-        await self.writer.seed(((self.exchange, symbol) for symbol in self.symbols), self.now)
+        await self.writer.seed(series, self.now)
 
     def _is_back(self) -> None:
         self.back += 1

@@ -196,7 +196,7 @@ class Process:
             [script("epoch", (store.keys(one).companion,), self.lease.epoch) for one in SERIES]
         )
         await self.readings.start(SERIES)
-        await self.writer.seed([(EXCHANGE, SYMBOL)], self.now())
+        await self.writer.seed(store.all_series(EXCHANGE, SYMBOL), self.now())
         await self.repairs.read_ledger()
         await self.work()
 

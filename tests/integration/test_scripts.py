@@ -321,6 +321,16 @@ def test_history_is_silent_and_later_closes_are_announced_in_order(desk, ears):
     assert told == [(desk.keys.close_channel, T0 + slot * M5.ms) for slot in slots]
 
 
+def test_of_an_emptied_series_the_page_that_comes_first_may_be_an_old_one(desk, ears):
+    old = [desk.candle(0), desk.candle(1)]
+    settled = desk.candle(4).open_time
+    desk.client.run([store.write(desk.series, 1, old, history=True, settled=settled)])
+    desk.put(desk.candle(2), desk.candle(3), desk.candle(4), history=True)
+    assert ears.heard() == []
+    desk.put(desk.candle(5))
+    assert len(ears.heard()) == 1
+
+
 def test_a_correction_of_history_is_announced(desk, ears):
     desk.put(desk.candle(0), desk.candle(1), history=True)
     desk.put(desk.candle(0, close=99.0, evidence=REST), history=True)

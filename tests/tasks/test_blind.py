@@ -591,6 +591,36 @@ def test_a_look_shows_the_state_of_the_feed():
     trio.run(main)
 
 
+def test_what_closes_in_a_pause_is_told_by_nobody_and_not_missed_after_it():
+    async def main() -> None:
+        one = series("S-USD")
+        report = Report(exchange="coinbase", title="Coinbase")
+        report.paused = True
+        assert look_at(report, START, {one: START}) is None
+        resumed = START + 12 * M5 + 100_000
+        report.paused, report.resumed = False, resumed
+        blind = Blind("coinbase", START, 0.0)
+        told: list[int] = []
+        for second in range(0, (M5 + GRACE) // 1000 + 10, 5):
+            seen = look_at(report, resumed + second * 1000, {one: START})
+            assert seen is not None
+            told += [second for _ in blind.look(seen, float(second))]
+        [when] = told
+        due = M5 + GRACE - 100_000
+        assert due <= when * 1000 <= due + 10_000, "whether it comes back is watched"
+
+    trio.run(main)
+
+
+def test_who_follows_nothing_is_not_blind():
+    async def main() -> None:
+        report = Report(exchange="coinbase", title="Coinbase")
+        report.started_following = True
+        assert look_at(report, START, {}) is None
+
+    trio.run(main)
+
+
 async def test_the_task_posts_what_is_to_be_told_and_goes_on(autojump_clock: MockClock):
     one = series(SYMBOLS[0])
     newest = {one: START}

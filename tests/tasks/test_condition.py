@@ -280,8 +280,8 @@ async def test_a_writer_that_was_not_begun_or_turns_is_alive(autojump_clock: Moc
     assert not world.report.alive(trio.current_time())
 
 
-def test_a_start_and_an_end_count_as_blind_and_waiting_for_a_lease_does_not():
-    assert {"starting", "connecting", "blind", "ended"} == BLIND
+def test_a_start_a_pause_and_an_end_count_as_blind_and_waiting_for_a_lease_does_not():
+    assert {"starting", "connecting", "blind", "ended", "paused"} == BLIND
 
 
 # -- the log ----------------------------------------------------------------------------------
@@ -377,3 +377,23 @@ async def test_what_a_storm_held_back_is_told_before_the_next_and_at_the_end(
         journal.info("gap filled", candles=1)
     journal.sum_up()
     assert said.of("gap filled")[-1]["more"] == 5
+
+
+async def test_a_pause_says_what_that_means_and_how_it_ends(autojump_clock: MockClock):
+    world = World()
+    socket_down(world)
+    world.report.paused = True
+    found = world.condition()
+    assert (found.state, found.blind) == ("paused", True)
+    assert found.note == (
+        "nothing is collected: it was paused; resume it: livermore ctl resume --exchange coinbase"
+    )
+    world.report.paused = False
+    assert world.condition().state == "blind"
+
+
+async def test_who_follows_nothing_is_live_and_says_so(autojump_clock: MockClock):
+    world = World()
+    world.report.symbols = []
+    assert world.condition().state == "live"
+    assert "nothing is followed" in world.line()

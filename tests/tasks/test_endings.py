@@ -51,6 +51,7 @@ class FakeFeed:
         self.report = Report(self.name, self.name)
         self.journal = Journal(self.name)
         self.handing_on = False
+        self.listed: Sequence[Any] = ()
 
     async def run(self) -> None:
         count = self.begun.count(self.name)
@@ -280,7 +281,7 @@ def test_a_plan_is_for_the_address_and_the_symbols_of_its_exchange(tmp_path: Pat
 async def test_of_a_feed_that_ended_nobody_is_told_again_and_again(
     autojump_clock: MockClock,
 ):
-    report = Report("a", "A", started_following=True)
+    report = Report("a", "A", started_following=True, symbols=("BTC-USD",))
     assert look_at(report, None, {}) is not None
     report.ended = "451"
     assert look_at(report, None, {}) is None
@@ -300,7 +301,7 @@ class FakeHttp:
     statuses: dict[str, int]
     asked: list[str] = attrs.Factory(list)
 
-    async def get(self, path: str, params: object) -> Reply:
+    async def get(self, path: str, params: object, headers: object = None) -> Reply:
         self.asked.append(path.rpartition("/")[2])
         status = self.statuses.get(self.asked[-1], 200)
         body = b'{"epochMillis": "1800000000000"}' if status == 200 else b""

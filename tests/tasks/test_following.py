@@ -1,7 +1,8 @@
-"""A changed list of symbols: the feed is ended and begun anew, and the lease is nobody else's."""
+"""What is followed is looked at again about every hour, and never while nobody collects."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import attrs
@@ -9,119 +10,90 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from livermore.errors import RestError
 from livermore.exchanges.coinbase import COINBASE
+from livermore.market.product import Change, Followed, Product
 from livermore.runtime.feed import Feed, Plan
 from livermore.runtime.following import Following
+from livermore.runtime.journal import Journal
 from livermore.runtime.status import Report
+
+BTC = Product("BTC-USD", "BTC-USD", "BTC", "USD", price=1.0, quote_volume=2.0)
+ETH = Product("ETH-USD", "ETH-USD", "ETH", "USD", price=1.0, quote_volume=1.0)
 
 
 @attrs.define
 class FakeFeed:
-    """Runs until it is ended, and takes its time then."""
+    """Follows what it is told, and says when it was asked for a listing."""
 
-    symbols: tuple[str, ...]
-    lasts: float = 0.0
-    handing_on: bool = False
-    gave_back: int = 0
+    listed: Sequence[Product] = (BTC,)
+    paused: bool = False
+    fails: bool = False
+    asked: list[float] = attrs.Factory(list)
+    told: list[tuple[str, ...]] = attrs.Factory(list)
+    followed: tuple[Followed, ...] = ()
+    report: Report = attrs.Factory(lambda: Report("coinbase", "Coinbase"))
+    journal: Journal = attrs.Factory(lambda: Journal("coinbase"))
 
-    @property
-    def report(self) -> Report:
-        return Report("coinbase", "Coinbase", symbols=self.symbols)
+    async def relist(self) -> Sequence[Product]:
+        self.asked.append(trio.current_time() / 3600)
+        if self.fails:
+            raise RestError("coinbase: 503")
+        self.listed = (BTC, ETH)
+        return self.listed
 
-    async def give_back(self) -> None:
-        self.gave_back += 1
-
-    async def run(self) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(self.lasts)
-            if not self.handing_on:
-                await self.give_back()
-
-
-@attrs.define
-class World:
-    """What runs, one after the other."""
-
-    following: Following
-    feeds: list[FakeFeed] = attrs.Factory(list)
-    lasts: float = 0.0
-
-    async def live(self) -> None:
-        symbols = self.following.plan.symbols or ()
-        feed = FakeFeed(symbols, self.lasts)
-        self.following.feed = cast(Feed, feed)
-        self.feeds.append(feed)
-        await feed.run()
-
-    def change(self, *symbols: str) -> tuple[list[str], list[str]]:
-        new, gone = self.following.change(symbols, 50, symbols)
-        return list(new), list(gone)
+    async def follow(self, wanted: Sequence[Followed]) -> Change:
+        self.followed = tuple(wanted)
+        self.told.append(tuple(one.symbol for one in wanted))
+        return Change()
 
 
 @pytest.fixture
-def world() -> World:
+def following() -> Following:
     plan = Plan(
-        dialect=COINBASE, websocket_url="ws://x", rest_url="http://x", symbols=("BTC-USD",), top=50,
+        dialect=COINBASE, websocket_url="ws://x", rest_url="http://x", symbols=None, top=5,
         holder="us", description={},
     )  # fmt: skip
-    return World(Following(plan))
+    return Following(plan, chance=lambda: 1.0)
 
 
-async def test_another_list_is_another_feed_and_the_lease_is_handed_on(
-    world: World, autojump_clock: MockClock
+async def hours(following: Following, feed: FakeFeed, count: float) -> None:
+    async def live() -> None:
+        following.feed = cast(Feed, feed)
+        await trio.sleep_forever()
+
+    with trio.move_on_after(count * 3600):
+        await following.run(live)
+
+
+async def test_the_listing_is_asked_for_every_hour_with_jitter(
+    following: Following, autojump_clock: MockClock
 ):
-    with trio.move_on_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.following.run, world.live)
-            await trio.sleep(1)
-            assert world.change("BTC-USD", "ETH-USD") == (["ETH-USD"], [])
-            await trio.sleep(1)
-            assert world.change("ETH-USD") == ([], ["BTC-USD"])
-            await trio.sleep(1)
-    assert [feed.symbols for feed in world.feeds] == [
-        ("BTC-USD",),
-        ("BTC-USD", "ETH-USD"),
-        ("ETH-USD",),
-    ]
-    assert [feed.gave_back for feed in world.feeds] == [0, 0, 1], "at the end, and once"
+    feed = FakeFeed()
+    await hours(following, feed, 3.5)
+    assert [round(moment, 1) for moment in feed.asked] == [1.1, 2.2, 3.3]
+    assert feed.told[0] == ("BTC-USD",), "what the feed itself asked for is not asked for again"
+    assert feed.told[1:] == [("BTC-USD", "ETH-USD")] * 3
 
 
-async def test_the_same_symbols_in_another_order_end_nothing(
-    world: World, autojump_clock: MockClock
+async def test_a_paused_feed_asks_for_nothing(following: Following, autojump_clock: MockClock):
+    feed = FakeFeed(paused=True)
+    await hours(following, feed, 3.5)
+    assert feed.asked == []
+
+
+async def test_an_exchange_that_does_not_answer_ends_nothing(
+    following: Following, autojump_clock: MockClock
 ):
-    with trio.move_on_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.following.run, world.live)
-            await trio.sleep(1)
-            world.change("BTC-USD", "ETH-USD")
-            await trio.sleep(1)
-            assert world.change("ETH-USD", "BTC-USD") == ([], [])
-            await trio.sleep(1)
-    assert len(world.feeds) == 2
+    feed = FakeFeed(fails=True)
+    await hours(following, feed, 3.5)
+    assert len(feed.asked) == 3
+    assert feed.followed == (Followed(BTC),)
 
 
-async def test_who_is_stopped_while_handing_on_gives_the_lease_back(
-    world: World, autojump_clock: MockClock
-):
-    world.lasts = 2.0
-    with trio.move_on_after(2):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.following.run, world.live)
-            await trio.sleep(1)
-            world.change("ETH-USD")
-            await trio.sleep_forever()
-    [feed] = world.feeds
-    assert feed.gave_back == 1, "nobody took it over"
-
-
-async def test_a_feed_that_fails_for_good_is_not_begun_again(
-    world: World, autojump_clock: MockClock
-):
-    async def fail() -> None:
+async def test_what_ends_the_feed_ends_the_looking(following: Following, autojump_clock: MockClock):
+    async def live() -> None:
         raise ValueError("for good")
 
-    with pytest.raises(ValueError, match="for good"):
-        await world.following.run(fail)
+    with trio.fail_after(10), pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="for good")):
+        await following.run(live)

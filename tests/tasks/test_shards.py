@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import attrs
 import pytest
 
-from livermore.adapters.redis import Redis
 from livermore.dialect import Dialect
 from livermore.exchanges import DIALECTS
 from livermore.exchanges.binance import BINANCE
-from livermore.market.product import Product
-from livermore.runtime.feed import Feed, Plan
+from livermore.runtime.roster import deal
 
 
 def shards(dialect: Dialect, count: int) -> list[list[str]]:
-    plan = Plan(
-        dialect=dialect, websocket_url="ws://x", rest_url="http://x", symbols=None, top=count,
-        holder="us", description={},
-    )  # fmt: skip
-    feed = Feed(plan, cast(Redis, None), lambda: 0.5)
-    feed._products = [Product(f"S{n}-USDT", f"S{n}USDT", f"S{n}", "USDT") for n in range(count)]
-    return [[product.symbol for product in shard] for shard in feed._shards()]
+    return [list(some) for some in deal(dialect, [f"S{n}-USDT" for n in range(count)])]
 
 
 @pytest.mark.parametrize("name", DIALECTS)

@@ -1,11 +1,11 @@
 -- Keeps what the rules remember, adds entries to the outbox and announces them, in one step.
--- KEYS 1 outbox (stream)  2 memories of the rules (hash)  3 claims (hash)  4 marks of the delivery (hash);
---      one slot: the last three carry the name of the first as their hash tag
+-- KEYS 1 outbox (stream)  2 memories of the rules (hash)  3 claims (hash)  4 marks of the delivery (hash)
+--      5 how far the database is (hash); one slot: the last four carry the name of the first as their hash tag
 -- ARGV 1 epoch  2 entries to keep  3 channel of all entries
 --      4 how many memories, then field and text of each,
 --      then for each entry: claim, JSON text, names of its channels with commas ("" all), channel of its symbol or ""
 -- Returns the stream id of each entry: of the one that has the claim already, where there is one.
-local stream, rules, claims, marks = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stream, rules, claims, marks, history = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local known = redis.call('HGET', rules, 'epoch') or '0'
 if tonumber(ARGV[1]) < (tonumber(known) or 0) then
   return redis.error_reply('FENCED epoch ' .. ARGV[1] .. ' is older than ' .. known)
@@ -13,6 +13,7 @@ end
 -- A key of somebody else's is an error here, before anything is written.
 local length = redis.call('XLEN', stream)
 redis.call('HLEN', marks)
+redis.call('HLEN', history)
 
 local memories = tonumber(ARGV[4])
 local ids = {}
@@ -44,7 +45,9 @@ local function later(a, b)
 end
 local extra = length - tonumber(ARGV[2])
 if extra > 0 then
-  -- Everything about an entry goes with it; where it was not sent yet it is counted as dropped.
+  -- Everything about an entry goes with it; where it was not sent yet it is counted as dropped,
+  -- where a database keeps the history and does not have it yet, as lost.
+  local written = redis.call('HGET', history, 'cursor')
   local served = {}
   for name in string.gmatch(redis.call('HGET', marks, 'channels') or '', '[^,]+') do
     served[name] = redis.call('HGET', marks, 'cursor|' .. name) or ''
@@ -61,6 +64,7 @@ if extra > 0 then
       end
       if mark then redis.call('HDEL', marks, name .. '|' .. id) end
     end
+    if written and later(id, written) then redis.call('HINCRBY', history, 'lost', 1) end
     if of.claim and redis.call('HGET', claims, of.claim) == id then redis.call('HDEL', claims, of.claim) end
     redis.call('XDEL', stream, id)
   end

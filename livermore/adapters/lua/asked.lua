@@ -10,4 +10,7 @@ if ARGV[2] ~= '' and (not known[2] or tonumber(ARGV[2]) < tonumber(known[2])) th
   redis.call('HSET', KEYS[1], 'asked_from', ARGV[2])
 end
 if ARGV[3] and not known[3] then redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'cursor', ARGV[3]) end
+if string.sub(KEYS[1], 1, 20) == 'series:{usercandles:' and redis.call('PTTL', KEYS[1]) == -1 then
+  redis.call('PEXPIRE', KEYS[1], 86400000) -- until candles say it for both
+end
 return 1

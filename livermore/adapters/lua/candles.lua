@@ -3,8 +3,10 @@
 -- KEYS 1 candles (sorted set), 2 companion (hash; same slot by hash tag)
 -- ARGV 1 epoch  2 candles to keep  3 timeframe in ms  4 close channel  5 correct channel
 --      6 identity: the first fields of an announcement, as JSON text without braces, ending in a comma
---      7 "1" when the candles are history (silent up to the announce cursor)
+--      7 "" or, when the candles are history (silent up to the announce cursor), the newest open time
+--        that a history fetched now ends with: of an empty series a page that is older may come first
 --      8 edge time  9 edge state  10 base state: where the indicator can be replayed from ("" = as it is)
+--      11 milliseconds after which both keys go unless they are used, "" never
 --      then for each candle, ascending: open time, prices as JSON text, volume, rank 0-2, as_of.
 --      Prices of an empty candle are "" or the previous close where the sender knows it.
 -- Returns {stored candles, version, codes, oldest member or "", version of the last change that was not an append}.
@@ -13,17 +15,23 @@
 -- Numbers are spliced as text, never re-encoded: cjson keeps 14 digits.
 local key, companion, keep = KEYS[1], KEYS[2], tonumber(ARGV[2])
 local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected', 'corrected_from', 'changed_from')
+-- Both at the same moment: what the companion says is true of candles that are there.
+local function expire()
+  if ARGV[11] == '' then return end
+  redis.call('PEXPIRE', companion, ARGV[11])
+  redis.call('PEXPIRE', key, ARGV[11])
+end
 
 -- Nearly every call brings one traded candle, newer than all that is stored, to a series with a companion. What is done
 -- for it here is to the byte what would be done below, for half the work.
-if #ARGV == 15 and known[1] == ARGV[1] and tonumber(known[2] or '') and string.byte(ARGV[12]) == 34
-    and redis.call('ZCOUNT', key, ARGV[11], '+inf') == 0 then
+if #ARGV == 16 and known[1] == ARGV[1] and tonumber(known[2] or '') and string.byte(ARGV[13]) == 34
+    and redis.call('ZCOUNT', key, ARGV[12], '+inf') == 0 then
   local card = redis.call('ZCARD', key) + 1
-  local evidence = ARGV[14] == '1' and 'stream' or ARGV[14] == '2' and 'rest' or 'assumed'
-  local member = '"open_time":' .. ARGV[11] .. ',' .. ARGV[12] .. ',"volume":' .. ARGV[13] .. ',"kind":"traded","evidence":"'
-    .. evidence .. '","as_of":' .. ARGV[15] .. ',"revision":0}'
-  redis.call('ZADD', key, ARGV[11], '{' .. member)
-  if tonumber(ARGV[11]) > tonumber(known[2]) then redis.call('PUBLISH', ARGV[4], '{' .. ARGV[6] .. member) end
+  local evidence = ARGV[15] == '1' and 'stream' or ARGV[15] == '2' and 'rest' or 'assumed'
+  local member = '"open_time":' .. ARGV[12] .. ',' .. ARGV[13] .. ',"volume":' .. ARGV[14] .. ',"kind":"traded","evidence":"'
+    .. evidence .. '","as_of":' .. ARGV[16] .. ',"revision":0}'
+  redis.call('ZADD', key, ARGV[12], '{' .. member)
+  if tonumber(ARGV[12]) > tonumber(known[2]) then redis.call('PUBLISH', ARGV[4], '{' .. ARGV[6] .. member) end
   local edge_time, edge, oldest = tonumber(known[4] or ''), tonumber(ARGV[8]), ''
   if edge and edge_time and edge < edge_time then edge = nil end
   edge_time = edge or edge_time
@@ -44,6 +52,7 @@ if #ARGV == 15 and known[1] == ARGV[1] and tonumber(known[2] or '') and string.b
   else
     redis.call('HSET', companion, 'version', text)
   end
+  expire()
   return {card, version, 'a', oldest, tonumber(known[5] or '') or 0}
 end
 -- Everything else.
@@ -133,15 +142,15 @@ local card = redis.call('ZCARD', key)
 local newest_member = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
 local newest_time = tonumber(newest_member[2] or '-1')
 newest = parse(newest_member[1], newest_time)
-if not cursor and #ARGV > 10 then
+if not cursor and #ARGV > 11 then
   local oldest = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
   if oldest then
     -- The companion was lost. What was announced is stored; what will be inserted was not.
     cursor = tonumber(oldest)
-  elseif ARGV[7] == '1' then
-    cursor = tonumber(ARGV[#ARGV - 4])
+  elseif ARGV[7] ~= '' then
+    cursor = math.max(tonumber(ARGV[#ARGV - 4]), tonumber(ARGV[7]))
   else
-    cursor = tonumber(ARGV[11]) - tf
+    cursor = tonumber(ARGV[12]) - tf
   end
   note('cursor', string.format('%d', cursor))
 end
@@ -157,7 +166,7 @@ local function correct(time, existed)
   if edge_time and time <= edge_time then hold = true end
   if new_edge and time <= new_edge then new_edge = nil end
 end
-for i = 11, #ARGV, 5 do
+for i = 12, #ARGV, 5 do
   local stamp, prices, volume, rank, as_of = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4]
   local time = tonumber(stamp)
   local traded = string.sub(prices, 1, 1) == '"'
@@ -261,4 +270,5 @@ if changed then
   end
 end
 if #fields > 0 then redis.call('HSET', companion, unpack(fields)) end
+expire()
 return {card, version, table.concat(codes), oldest, corrected_version}

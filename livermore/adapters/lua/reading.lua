@@ -1,10 +1,14 @@
 -- Stores a reading unless what is there is newer, and announces it when it differs.
 -- KEYS 1 indicator.  ARGV 1 reading as JSON text starting with open_time, revision, epoch  2 channel
 --      3 "1" for one of an older candle, that a correction changed: announced, not stored
+--      4 milliseconds after which it goes unless it is used, "" never
 -- What follows "state" lets the daemon go on after a restart; it is stored, not announced.
 -- Returns 1 stored and announced, 0 the same was there, -1 something newer was there.
 -- The same is what differs in nothing that is announced but the epoch, and the bias, which is of the
 -- moment: a restart announces nothing again.
+local function keep(text)
+  if ARGV[4] == '' then redis.call('SET', KEYS[1], text) else redis.call('SET', KEYS[1], text, 'PX', ARGV[4]) end
+end
 local function announced(text)
   local cut = string.find(text, ',"state":', 1, true)
   return cut and string.sub(text, 1, cut - 1) .. '}' or text
@@ -20,14 +24,17 @@ if ARGV[3] == '' then
   local time, epoch = string.match(redis.call('GETRANGE', KEYS[1], 0, 99), HEAD)
   local new_time, new_epoch = string.match(ARGV[1], HEAD)
   if time and new_time and tonumber(new_time) > tonumber(time) and tonumber(new_epoch) >= tonumber(epoch) then
-    redis.call('SET', KEYS[1], ARGV[1])
+    keep(ARGV[1])
     redis.call('PUBLISH', ARGV[2], announced(ARGV[1]))
     return 1
   end
 end
 -- Everything else.
 local stored = redis.call('GET', KEYS[1])
-if stored == ARGV[1] and ARGV[3] ~= '1' then return 0 end
+if stored == ARGV[1] and ARGV[3] ~= '1' then
+  if ARGV[4] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+  return 0
+end
 if stored then
   local pattern = '^{"open_time":(%d+),"revision":(%d+),"epoch":(%d+),'
   local time, revision, epoch = string.match(stored, pattern)
@@ -43,7 +50,7 @@ if ARGV[3] == '1' then
   redis.call('PUBLISH', ARGV[2], ARGV[1])
   return 1
 end
-redis.call('SET', KEYS[1], ARGV[1])
+keep(ARGV[1])
 if stored and without_epoch(stored) == without_epoch(ARGV[1]) then return 0 end
 redis.call('PUBLISH', ARGV[2], announced(ARGV[1]))
 return 1

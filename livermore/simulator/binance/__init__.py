@@ -6,6 +6,7 @@ import math
 from functools import partial
 from typing import Any
 
+from livermore.simulator.binance.account import keys
 from livermore.simulator.binance.listing import listings
 from livermore.simulator.binance.routes import Routes
 from livermore.simulator.binance.table import CHANNELS, COM, US, Table
@@ -51,6 +52,7 @@ def _exchange(table: Table, **limits: Any) -> Exchange:
         listings=partial(listings, table),
         voice=partial(Voice, table),
         routes=partial(Routes, table),
+        keys=partial(keys, table.name),
         kinds={**_KINDS, **({"shutdown": _SHUTDOWN} if table.shuts_down else {})},
     )
 

@@ -9,6 +9,7 @@ import attrs
 import msgspec
 
 from livermore.simulator.binance import words
+from livermore.simulator.binance.account import Desk
 from livermore.simulator.binance.table import INTERVALS, Table
 from livermore.simulator.binance.words import Spelling
 from livermore.simulator.exchange import Stage
@@ -67,6 +68,7 @@ class Routes:
         self._accounts: dict[str, Account] = {}
         self._symbols = {one.native: one.symbol for one in stage.market.listings}
         self._days: dict[str, tuple[int, words.Window]] = {}
+        self._desk = Desk(table, stage)
 
     # --- limits
 
@@ -140,6 +142,9 @@ class Routes:
         )
 
     def _weight(self, request: Request) -> int:
+        private = self._desk.weight(request)
+        if private is not None:
+            return private
         weights, path = self._table.weights, request.path.removeprefix(ROOT)
         match path:
             case "klines" | "uiKlines":
@@ -162,7 +167,7 @@ class Routes:
     def answer(self, request: Request) -> Reply:
         """The reply to one request, with the weight that has been used."""
         try:
-            reply = self._route(request)
+            reply = self._desk.answer(request) or self._route(request)
         except Refused as refused:
             reply = _error(400, refused.code, str(refused))
         used = self._used(self._account(request.address))

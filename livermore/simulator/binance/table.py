@@ -40,6 +40,8 @@ class Weights:
     price_one: int
     price_all: int
     trades: int
+    account: int
+    """What an account has, and what it traded of a symbol."""
 
 
 @attrs.frozen
@@ -68,6 +70,8 @@ class Table:
     """Whether trades carry the ids of the orders of buyer and seller."""
     shuts_down: bool
     """Whether a connection is told that its server goes away."""
+    tells_rights: bool
+    """Whether a key can be asked what it may do."""
     usd_places: int
     """Decimals in which prices in USD are written; all others have eight."""
 
@@ -77,7 +81,7 @@ COM = Table(
     quote="USDT",
     quote_name="Tether",
     liveliness=1.0,
-    weights=Weights(2, 20, 2, 40, 80, 2, 4, 25),
+    weights=Weights(2, 20, 2, 40, 80, 2, 4, 25, 20),
     raw_requests=300_000,
     ids="any",
     idle_frames=True,
@@ -85,6 +89,7 @@ COM = Table(
     permission_sets=True,
     order_ids=False,
     shuts_down=True,
+    tells_rights=True,
     usd_places=8,
 )
 
@@ -93,7 +98,7 @@ US = Table(
     quote="USD",
     quote_name="US Dollar",
     liveliness=0.03,
-    weights=Weights(1, 10, 1, 20, 40, 1, 2, 1),
+    weights=Weights(1, 10, 1, 20, 40, 1, 2, 1, 10),
     raw_requests=6_100,
     ids="unsigned",
     idle_frames=False,
@@ -101,5 +106,6 @@ US = Table(
     permission_sets=False,
     order_ids=True,
     shuts_down=False,
+    tells_rights=False,
     usd_places=4,
 )

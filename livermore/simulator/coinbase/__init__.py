@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from livermore.simulator.coinbase.account import keys
 from livermore.simulator.coinbase.routes import Routes
 from livermore.simulator.coinbase.voice import Voice
 from livermore.simulator.coinbase.words import CHANNELS
@@ -30,4 +31,5 @@ COINBASE = Exchange(
     listings=listings,
     voice=Voice,
     routes=Routes,
+    keys=keys,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from livermore.market.timeframe import MINUTE
 from livermore.simulator.chance import key_of, once
-from livermore.simulator.coinbase import app, words
+from livermore.simulator.coinbase import account, app, words
 from livermore.simulator.exchange import Stage
 from livermore.simulator.http import Reply, Request, json_reply
 from livermore.simulator.listing import Listing
@@ -37,6 +37,7 @@ class Routes:
         self._monotonic = stage.monotonic
         self._key = key_of(stage.seed, "rest")
         self._products: tuple[int, list[dict[str, object]]] = (-1, [])
+        self._accounts = account.Desk(stage)
 
     def turned_away(self, request: Request) -> Reply | None:
         """Nobody is."""
@@ -55,6 +56,8 @@ class Routes:
 
     def answer(self, request: Request) -> Reply:
         """The reply to one request."""
+        if (private := self._accounts.answer(request)) is not None:
+            return private
         if request.method not in {"GET", "HEAD"}:
             return _refused(405, "METHOD_NOT_ALLOWED", f"{request.method} is not allowed")
         path = request.path.removeprefix(ROOT)

@@ -155,3 +155,13 @@ def test_a_change_of_kind_or_of_any_value_is_a_change(change: dict[str, Any]) ->
 def test_better_evidence_for_the_same_values_is_no_change() -> None:
     better = candle(evidence=Evidence.REST, as_of=9, revision=3, volume=5.0 + 1e-12)
     assert candle().same_values(better)
+
+
+def test_whose_a_series_is_makes_it_another_one() -> None:
+    shared, alice, bob = (attrs.evolve(SERIES, owner=owner) for owner in ("", "alice", "bob"))
+    assert len({shared, alice, bob}) == 3
+    assert alice == Series("coinbase", "BTC-USD", Timeframe.M5, "alice") != shared
+    assert hash(alice) == hash(Series("coinbase", "BTC-USD", Timeframe.M5, "alice"))
+    assert attrs.evolve(alice, owner="") == shared
+    assert (shared.name, alice.name) == ("coinbase:BTC-USD:5m", "alice:coinbase:BTC-USD:5m")
+    assert str(shared) == str(alice) == "BTC-USD 5m"

@@ -190,5 +190,7 @@ def test_the_levels_lead_from_five_minutes_to_a_day_and_back() -> None:
     assert child_series(M15) == M5
     assert child_series(M5) is None
     assert parent_series(Series("coinbase", "BTC-USD", Timeframe.D1)) is None
+    alice = [attrs.evolve(series, owner="alice") for series in (M5, M15)]
+    assert [parent_series(alice[0]), child_series(alice[1])] == alice[::-1], "whose it is stays"
     assert {CHILD[parent]: parent for parent in CHILD} == PARENT
     assert children_range(Timeframe.M15, DAY) == (DAY, DAY + 600_000)

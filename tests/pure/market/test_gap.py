@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,15 +30,16 @@ MOMENTS = st.integers(0, 2**53)
     ended=st.none() | MOMENTS,
     note=st.text(),
     compared=st.none() | st.builds(Compared, *[st.integers(0, 1000)] * 7),
+    owner=st.sampled_from(["", "alice", "auth0|5f"]),
 )
 def test_the_ledger_gives_back_the_gap_it_was_given(
     timeframe: Timeframe, first: int, slots: int, found: int, lane: Lane, attempts: int,
     omitted_at: int | None, outcome: Outcome, ended: int | None, note: str,
-    compared: Compared | None,
+    compared: Compared | None, owner: str,
 ) -> None:  # fmt: skip
     start = first * timeframe.ms
     gap = Gap(
-        Series("coinbase", "BTC-USD", timeframe), start, start + (slots - 1) * timeframe.ms,
+        Series("coinbase", "BTC-USD", timeframe, owner), start, start + (slots - 1) * timeframe.ms,
         "cause", found, lane, attempts, found, omitted_at, outcome, ended, note, compared,
     )  # fmt: skip
     assert decode_gap("coinbase", encode_gap(gap)) == gap
@@ -86,3 +88,9 @@ def test_a_range_to_verify_and_a_gap_at_the_same_place_are_two_entries() -> None
     to_verify = Gap(GAP.series, GAP.first, GAP.last, VERIFY, 77)
     assert to_verify.name != GAP.name
     assert decode_gap("coinbase", encode_gap(to_verify)) == to_verify
+
+
+def test_the_same_gap_of_two_owners_is_two_entries() -> None:
+    alice = attrs.evolve(GAP, series=attrs.evolve(GAP.series, owner="alice"))
+    assert alice.name != GAP.name
+    assert b"owner" not in encode_gap(GAP), "an older version reads it"

@@ -246,3 +246,17 @@ def test_recalling_touches_every_field():
         assert attrs.asdict(fresh._tapes[native]) == attrs.asdict(tape)
         assert fresh._by_series[tape.series] is fresh._tapes[native]
     assert fresh.clock == before.clock
+
+
+def test_what_was_recorded_of_one_user_is_lived_again_by_anybody():
+    alice = [(native, attrs.evolve(series(native), owner="alice")) for native in NATIVES]
+    private = Tracker(
+        alice, settle=2_000, sample_lag=8_000, sample_every=10_000, sample_delay=6_000
+    )
+    steps = [one for one in STEPS if one.what != "learned"]  # a recording's candles are nobody's
+    begun = state(private)
+    told(steps, private)
+    played = play(tracker(), read, [begun, *steps, state(private)], "coinbase", M5)
+    assert played.began_without_state == ""
+    assert (played.compared, played.differs_at) == (1, None)
+    assert played.closed

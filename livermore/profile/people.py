@@ -1,0 +1,65 @@
+"""What the users of the database want of a daemon; a database that is away changes nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import attrs
+
+from livermore.adapters import users
+from livermore.adapters.postgres import Database
+from livermore.adapters.redis import Redis
+from livermore.adapters.users import User
+from livermore.config import Settings
+from livermore.errors import ConfigurationError, DatabaseError
+from livermore.profile.document import parse
+from livermore.profile.merging import Merged, merged, opened
+from livermore.runtime.feed import Plan
+from livermore.runtime.journal import Journal
+
+
+@attrs.define
+class People:
+    """The users that are enabled, as they were read last."""
+
+    database: Database | None
+    journal: Journal
+    known: Sequence[User] = ()
+
+    async def merged(self, settings: Settings, exchange: str) -> Merged:
+        """What alerts on ``exchange`` now, and whom."""
+        return merged(settings, await self._read(), exchange)
+
+    async def autostart(self) -> Sequence[str]:
+        """Exchanges that a user wants to be followed from the start on."""
+        names: dict[str, None] = {}
+        for user in await self._read():
+            try:
+                names.update(dict.fromkeys(parse(user.settings).runtime.autostart))
+            except ConfigurationError as error:
+                self.journal.warning("settings cannot be used", user=user.sub, why=str(error))
+        return tuple(names)
+
+    async def _read(self) -> Sequence[User]:
+        if self.database is not None:
+            try:
+                read = functools.partial(users.everyone, enabled=True)
+                self.known = tuple(await self.database.run_in_thread(read))
+            except DatabaseError as error:
+                self.journal.warning(
+                    "users cannot be read", why=str(error), next="they stay as they were"
+                )
+        return self.known
+
+
+def with_alerts(plan: Plan, found: Merged, redis: Redis) -> Plan:
+    """``plan`` with these rules and channels; what of users is left away is told.
+
+    Raises :class:`ConfigurationError` for a channel of the file.
+    """
+    channels, troubles = opened(found, redis)
+    journal = Journal(plan.dialect.name)
+    for trouble in (*found.troubles, *troubles):
+        journal.warning("left away", user=trouble.user, why=trouble.why)
+    return attrs.evolve(plan, rules=found.rules, channels=channels)
