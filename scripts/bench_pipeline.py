@@ -316,7 +316,9 @@ class MarketHttp(Http):
             for timeframe in TIMEFRAMES
         }
 
-    async def get(self, path: str, params: Mapping[str, str]) -> Reply:
+    async def get(
+        self, path: str, params: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> Reply:
         """The reply, newest row first."""
         await trio.sleep(ANSWERS_IN)
         series = Series("coinbase", path.split("/")[-2], self._lengths[params["granularity"]])

@@ -72,7 +72,7 @@ class PostgresServer:
 
     def __init__(self, binaries: Path, directory: Path) -> None:
         self.directory = directory
-        self._binaries = binaries
+        self.binaries = binaries
         self._process: subprocess.Popen[bytes] | None = None
         pristine = directory.parent / "pristine"  # making it takes longer than copying it
         for made in (pristine, directory):
@@ -114,7 +114,7 @@ class PostgresServer:
         with open(self.directory / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(str(self._binaries / "postgres"), "-D", str(self.directory / "data")),
+                    *(str(self.binaries / "postgres"), "-D", str(self.directory / "data")),
                     *("-k", str(self.directory), *settings),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,

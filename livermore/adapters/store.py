@@ -545,9 +545,7 @@ def newest_call(series: Series, count: int) -> Call:
     return ("ZRANGE", keys(series).candles, -count, -1)
 
 
-_CANDLES_KEY = re.compile(
-    r"^(?:candles|usercandles:([^:]+)):([a-z_]+):([^:]+):(5m|15m|1h|4h|1d)$"
-)
+_CANDLES_KEY = re.compile(r"^(?:candles|usercandles:([^:]+)):([a-z_]+):([^:]+):(5m|15m|1h|4h|1d)$")
 
 
 def parse_candles_key(key: str) -> Series | None:

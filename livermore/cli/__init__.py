@@ -73,7 +73,7 @@ def _command(arguments: list[str]) -> int:
     from livermore.config import asks_for_completions
 
     if completing := asks_for_completions():
-        from typer.completion import completion_init
+        from typer._completion_classes import completion_init
 
         completion_init()
     try:

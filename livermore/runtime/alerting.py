@@ -76,6 +76,10 @@ class Alerting:
     _found: list[_Found] = attrs.field(factory=list, init=False)
     _unmade: list[tuple[Series, Alerted]] = attrs.field(factory=list, init=False)
     _distrusted: bool = attrs.field(default=False, init=False)
+    _wanted: tuple[Rule, ...] | None = attrs.field(default=None, init=False)
+    """Rules that take the place of those there are."""
+    _unread: set[Series] = attrs.field(factory=set, init=False)
+    """Series of which it is not known yet what is remembered."""
 
     @property
     def waiting(self) -> bool:
@@ -128,8 +132,30 @@ class Alerting:
         """Somebody else may have held the exchange: what is remembered is read anew."""
         self._distrusted = True
 
+    def change(self, rules: Iterable[Rule]) -> list[Series]:
+        """Look for ``rules`` from the next turn on; rules that stay know what they knew.
+
+        The series that are returned must be gone through again.
+        """
+        self._wanted = tuple(rules)
+        return self._changed()
+
+    def _changed(self) -> list[Series]:
+        wanted = self._wanted or ()
+        return [one for one, rules in self._rules.items() if rules != _covering(wanted, one)]
+
     async def refresh(self) -> None:
         """Read anew what is distrusted. The series must be gone through again after it."""
+        if self._wanted is not None:
+            changed = self._changed()
+            self.forget(changed)
+            self._unread.update(changed)
+            self.rules, self._wanted = self._wanted, None
+        if self._unread:
+            await self.start(list(self._unread))
+            for one in self._unread:
+                self.begin(one)
+            self._unread.clear()
         if not self._distrusted:
             return
         series = list(self._rules)
@@ -266,8 +292,7 @@ class Alerting:
     def _covering(self, series: Series) -> tuple[Rule, ...]:
         rules = self._rules.get(series)
         if rules is None:
-            rules = tuple(r for r in self.rules if r.covers(series.symbol, series.timeframe))
-            self._rules[series] = rules
+            rules = self._rules[series] = _covering(self.rules, series)
         return rules
 
     def _channels(self, name: str) -> tuple[str, ...]:
@@ -399,6 +424,10 @@ def holds(fired: Fired, newest: Beside | None) -> bool | None:
     if fired.kind is rules_.Kind.STAGE:
         return newest.stage is not None and fired.what.endswith(f" {newest.stage.value}")
     return None
+
+
+def _covering(rules: Iterable[Rule], series: Series) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules if rule.covers(series.symbol, series.timeframe))
 
 
 def _strange(memory: Memory, rules: Sequence[Rule]) -> bool:

@@ -4,6 +4,9 @@
 circles: the connections (each supervised, so that a lost socket restarts that shard only), the
 readings, and the pipeline that writes. It ends when cancelled, giving the lease back, or with
 :class:`TakenError` when another daemon has it.
+
+What is followed changes while it runs (``follow``), and it can collect nothing for a while
+(``pause``): neither ends it.
 """
 
 from __future__ import annotations
@@ -375,6 +378,12 @@ class Feed:
             epoch = await self._lease.take()
         self.report.epoch = epoch
         self.journal.info("lease taken", epoch=epoch)
+
+    def alert_by(self, rules: tuple[Rule, ...]) -> None:
+        """Look for ``rules`` from now on; what they tell are channels that are there already."""
+        self.plan = attrs.evolve(self.plan, rules=rules)
+        if self.report.alerting is not None and self.report.readings is not None:
+            self.report.readings.distrust(self.report.alerting.change(rules))
 
     def _stand_by(self, waits_for: str) -> None:
         if waits_for != self.report.standby:

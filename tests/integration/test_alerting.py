@@ -583,3 +583,29 @@ async def test_what_rules_found_in_a_burst_is_told_when_it_is_over_or_soon(
     assert len(await desk.alerts()) == lasts
     await desk.readings.turn()
     assert len(await desk.alerts()) == 1
+
+
+async def test_rules_that_change_while_it_runs_leave_the_others_as_they_were(desk, valkey_url):
+    other = AlertDesk(valkey_url)
+    other.now = desk.now
+    await other.start()
+    await other.close(*(candle(other, slot) for slot in range(FIRST)))
+    await other.slots(FIRST, 600)
+    await desk.slots(FIRST, 400)
+    move = rule_from({"rule": "move", "percent": 1.0, "candles": 12})
+    kept = [rule for rule in desk.rules if rule.name != "reversal"]
+    changed = desk.alerting.change([*kept, move])
+    assert {one.symbol for one in changed} == {"BTC-USD"}
+    desk.readings.distrust(changed)
+    await desk.slots(400, 600)
+    without = names(await other.alerts())
+    other.shut()
+    found = names(await desk.alerts())
+    assert [one for one in found if one[0] == "level"] == [o for o in without if o[0] == "level"]
+    assert [one for one in found if one[0] == "reversal"] == [
+        one for one in without if one[0] == "reversal" and one[1] < 400
+    ]
+    moves = [slot for rule, slot, *_ in found if rule == "move"]
+    assert moves
+    assert min(moves) >= 400
+    assert desk.alerting.change([*kept, move]) == []

@@ -18,6 +18,7 @@ import pytest
 
 from livermore.adapters.postgres import Database
 from livermore.cli import main
+from tests.integration.command_line import Livermore
 
 REPORTED = {"BTC": True, "ETH": False, "SOL": True, "XRP": True}
 """What the purse holds, and whether its trades explain it."""
@@ -29,6 +30,7 @@ class Exchange:
 
     name: str
     rest: str
+    websocket: str
     keys: Mapping[str, tuple[str, str]]
 
 
@@ -42,7 +44,7 @@ def simulated(name: str) -> Iterator[Exchange]:
         told = json.loads(process.stdout.readline())
         given = httpx.get(f"{told['control']}/keys", trust_env=False).json()["keys"]
         keys = {one["name"]: (one["key"], one["secret"]) for one in given}
-        yield Exchange(name, told["rest"], keys)
+        yield Exchange(name, told["rest"], told["websocket"], keys)
         process.terminate()
 
 
@@ -252,6 +254,33 @@ def test_positions_of_a_user_come_from_his_variables_and_are_kept(
     ]
     person.heard += everything
     assert person.heard_no_secret(), "nor did anything go into the database"
+
+
+@pytest.mark.timeout(240)
+def test_a_daemon_that_runs_follows_positions_as_soon_as_they_are_kept(
+    person: Person, coinbase, prepared_url: str
+):
+    person.environment["LIVERMORE_DATABASE_URL"] = prepared_url
+    person.has(coinbase)
+    assert person("db", "seed").code == person("users", "add", "ada").code == 0
+    words = ("--top", "2", *where(coinbase), "--websocket-url", coinbase.websocket)
+    daemon = Livermore(person.room, person.redis_url)
+    with daemon.start("run", "coinbase", *words, LIVERMORE_DATABASE_URL=prepared_url) as process:
+        while followed(person) != ["BTC-USD", "ETH-USD"]:
+            assert process.poll() is None
+        told = person("positions", "--sync", *where(coinbase))
+        assert "4 positions of ada kept, their symbols are followed" in told.stderr
+        assert followed(person) == ["BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD"]
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    person.heard += said
+    assert person.heard_no_secret()
+
+
+def followed(person: Person) -> list[str]:
+    """What the daemon says that it follows."""
+    told = person("status", "--json")
+    return sorted(told.lines[0].get("symbols", ())) if told.code == 0 else []
 
 
 def _everything(connection: Any) -> str:

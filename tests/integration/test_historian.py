@@ -130,6 +130,10 @@ async def test_nothing_is_written_twice_when_the_place_is_forgotten_or_the_outbo
         client.one("HSET", outbox.history_key(EXCHANGE), "cursor", "9999999999999-0")
         post(client, Withdrawal(alert(7), first, WHY, 5_000))  # of an alert nobody has any more
         await until(lambda: len(history(prepared, "1")) == 4)
+        # A Redis that lost everything: the alert is found anew, and was withdrawn all the same.
+        client.one("FLUSHALL")
+        post(client, alert(7))
+        await until(lambda: "told" in progress(client))
     rows = history(prepared, "kind, alert_id, withdrawn_why")
     assert sorted(rows) == [
         ("alert", alert(0).id, None),

@@ -47,10 +47,10 @@ async def idle(
         rest_url=simulator.rest_url,
         websocket_url=simulator.websocket_url,
     )
-    given = Settings(
-        **{"state_dir": directory, "idle": True, "redis_url": url, "own": {EXCHANGE: where}}
-        | settings
-    )
+    told: dict[str, Any] = {
+        "state_dir": directory, "idle": True, "redis_url": url, "own": {EXCHANGE: where},
+    }  # fmt: skip
+    given = Settings(**{**told, **settings})
     async with trio.open_nursery() as nursery:
         running = await nursery.start(daemon_module.serve, given, lambda: given)
         yield Daemon(running.redis_url, simulator, running.feeds)

@@ -100,9 +100,9 @@ def started(popen: subprocess.Popen[str]) -> Iterator[Process]:
 
 
 @contextlib.contextmanager
-def simulator(*words: str) -> Iterator[dict[str, str]]:
+def simulator(*words: str, exchange: str = "coinbase") -> Iterator[dict[str, str]]:
     """A simulated exchange in a process of its own."""
-    command = [sys.executable, "-m", "livermore.simulator", "coinbase", "--symbols", "3", *words]
+    command = [sys.executable, "-m", "livermore.simulator", exchange, "--symbols", "3", *words]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

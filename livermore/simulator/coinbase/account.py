@@ -136,7 +136,8 @@ class Desk:
             )
         except (jwt.InvalidTokenError, KeyError, TypeError):
             return None
-        named = said.get("uris") or [said.get("uri")]
+        uris = said.get("uris")
+        named = uris if isinstance(uris, list) else [said.get("uri")]
         believed = (
             kind == "Bearer"
             and bool(head.get("nonce"))
