@@ -185,37 +185,46 @@ async def serve(
     async with open_store(settings) as redis, open_database(settings) as database:
         feeds: dict[str, Feed] = {}
         expected: list[str] = []
-        async with trio.open_nursery() as nursery:
-            if settings.redis_url is None:
-                nursery.start_soon(keep_private_valkey, settings.state_dir, redis)
-            nursery.start_soon(keep_small)
-            if settings.database_url is not None:
-                from livermore.runtime.historian import keep_histories
+        try:
+            async with trio.open_nursery() as nursery:
+                if settings.redis_url is None:
+                    nursery.start_soon(keep_private_valkey, settings.state_dir, redis)
+                nursery.start_soon(keep_small)
+                if settings.database_url is not None:
+                    from livermore.runtime.historian import keep_histories
 
-                nursery.start_soon(
-                    keep_histories, DIALECTS, redis, settings.database_url, random.random
-                )
-            metrics_url = ""
-            if settings.metrics_port is not None:
-                from livermore.runtime import health  # 50 ms for those who want it
+                    nursery.start_soon(
+                        keep_histories, DIALECTS, redis, settings.database_url, random.random
+                    )
+                metrics_url = ""
+                if settings.metrics_port is not None:
+                    from livermore.runtime import health  # 50 ms for those who want it
 
-                listeners = await health.open_listeners(
-                    settings.metrics_host, settings.metrics_port
+                    listeners = await health.open_listeners(
+                        settings.metrics_host, settings.metrics_port
+                    )
+                    metrics_url = health.url_of(listeners[0])
+                    sources = health.sources(expected, feeds)
+                    nursery.start_soon(
+                        health.keep_health, listeners, settings.metrics_host, sources, random.random
+                    )
+                running = await start_fleet(
+                    nursery, settings, again, redis, database, feeds, expected, metrics_url
                 )
-                metrics_url = health.url_of(listeners[0])
-                sources = health.sources(expected, feeds)
-                nursery.start_soon(
-                    health.keep_health, listeners, settings.metrics_host, sources, random.random
-                )
-            running = await start_fleet(
-                nursery, settings, again, redis, database, feeds, expected, metrics_url
-            )
-            try:
                 task_status.started(running)
                 await trio.sleep_forever()
-            finally:
+        except BaseException as error:
+            if only_cancelled(error):  # who was stopped by a failure comes back to what he was told
                 with trio.move_on_after(1, shield=True):
                     await forget(redis, tuple(DIALECTS), place_of(settings.state_dir))
+            raise
+
+
+def only_cancelled(error: BaseException) -> bool:
+    """Whether nothing else happened."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
 
 
 async def start_fleet(

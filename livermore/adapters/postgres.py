@@ -30,7 +30,7 @@ TIMEOUT = 5.0
 GRACE = 1.0
 """Seconds for the server to end an overdue statement itself."""
 OLDEST = 140_000
-"""The oldest PostgreSQL that is tested and still maintained, as it numbers itself."""
+"""The oldest PostgreSQL that is still maintained, as it numbers itself."""
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")

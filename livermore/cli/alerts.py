@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from livermore.cli import options, output, store, times
+from livermore.cli.database import open_database
 from livermore.cli.latest import doubt
 from livermore.cli.options import Exchange, Json, Place, Symbol, placed, remember
 from livermore.errors import (
@@ -57,7 +58,8 @@ def register(app: typer.Typer) -> None:
     )(_unless_another(placed(alerts)))
     group.command(
         "test",
-        epilog="Example: `livermore alerts test`, `livermore alerts test --channel desk`. "
+        epilog="Example: `livermore alerts test`, `livermore alerts test --channel desk`, "
+        "`livermore alerts test --user alice`. "
         "Exit code 1 if a channel did not take the sample, 4 if its settings are wrong.",
     )(placed(test))
     app.add_typer(group, name="alerts")
@@ -404,18 +406,28 @@ def test(
     channel: Annotated[
         str | None, typer.Option("--channel", "-c", metavar="NAME", help="Only this channel.")
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", "-u", metavar="NAME", help="This user's channels, not the file's."),
+    ] = None,
     json: Json = False,
 ) -> int:
     """Send a sample through the channels and say what came of it."""
     from livermore.cli import logs
     from livermore.config import near
 
-    settings = place.settings()
-    chosen = [one for one in settings.channels if channel in (None, one.name)]
+    settings = place.of(user).settings()
+    channels = settings.channels if user is None else _channels_of(settings, user)
+    chosen = [one for one in channels if channel in (None, one.name)]
     if not chosen:
-        known = [one.name for one in settings.channels]
+        known = [one.name for one in channels]
         if channel is None:
-            raise ConfigurationError("no channel is configured: write [[channels]] tables")
+            raise ConfigurationError(
+                "no channel is configured: write [[channels]] tables"
+                if user is None
+                else f"{user} has no channel but the one in Redis, channel:user:{user}:alerts: "
+                "livermore settings set channels.NAME '{…}'"
+            )
         raise UsageError(
             f"no channel is called {channel}{near(channel, known)} ({', '.join(known)})"
         )
@@ -439,6 +451,14 @@ def test(
             table.add_row(one.channel.name, one.channel.kind, one.said)
         output.show(table)
     return max(one.code for one in done)
+
+
+def _channels_of(settings: Settings, user: str) -> Sequence[ChannelSettings]:
+    from livermore.adapters import users
+    from livermore.profile.document import parse
+
+    with open_database(settings, "alerts test --user") as database:
+        return parse(database.run(lambda c: users.find(c, user)).settings).channels
 
 
 def try_channels(settings: Settings, chosen: Sequence[ChannelSettings]) -> list[Tried]:

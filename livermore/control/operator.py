@@ -117,8 +117,9 @@ class Operator:
             remaining = sum(gap.slots for gap in filled[0].remaining)
             candles = sum(gap.slots for gap in filled[0].planned)
             done = candles - remaining - filled[0].absent
+            text = f"{done} of {candles} candles filled, {remaining} remain"
             return Done(
-                f"{done} of {candles} candles filled, {remaining} remain",
+                text if candles else "nothing is missing",
                 {"filled": done, "planned": candles, "remaining": remaining,
                  "absent": filled[0].absent},
             )  # fmt: skip

@@ -8,6 +8,7 @@ tell the file's channels alone. Without users everything is as the file says.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -15,11 +16,13 @@ from livermore.adapters.channel import Channel, ChannelSettings
 from livermore.adapters.channels import open_channels
 from livermore.adapters.redis import Redis
 from livermore.adapters.user_channel import UserChannel
-from livermore.adapters.users import User
 from livermore.config import Settings, channel_variables
 from livermore.errors import ConfigurationError
 from livermore.profile.document import parse
 from livermore.signals.rule import Kind, Rule
+
+if TYPE_CHECKING:
+    from livermore.adapters.users import User
 
 NOWHERE = "-"
 """No channel is called so: for rules that tell none. (None would mean all.)"""
@@ -68,13 +71,14 @@ def merged(settings: Settings, users: Iterable[User], exchange: str) -> Merged:
         except ConfigurationError as error:
             troubles.append(Trouble(user.sub, f"settings of {user.sub}: {error}"))
             continue
-        followed = user.symbols(exchange) - said.disabled(exchange)
-        if not followed or not said.of(exchange).enabled:
+        if not said.of(exchange).enabled:
             continue
+        # Also of who follows nothing yet: a first symbol must not need another channel.
         theirs[user.sub] = tuple(
             attrs.evolve(one, name=of_user(one.name, user.sub)) for one in said.channels
         )
-        for rule in said.alerts:
+        followed = user.symbols(exchange) - said.disabled(exchange)
+        for rule in said.alerts if followed else ():
             told = said.channels if rule.channels is None else rule.channels
             channels = [one if isinstance(one, str) else one.name for one in told]
             to = (*(of_user(one, user.sub) for one in channels), of_user("", user.sub))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
-from livermore.adapters import users
-from livermore.adapters.postgres import Database
 from livermore.adapters.redis import Redis
-from livermore.adapters.users import User
 from livermore.config import Settings
 from livermore.errors import ConfigurationError, DatabaseError
 from livermore.profile.document import parse
 from livermore.profile.merging import Merged, merged, opened
 from livermore.runtime.feed import Plan
 from livermore.runtime.journal import Journal
+
+if TYPE_CHECKING:
+    from livermore.adapters.postgres import Database
+    from livermore.adapters.users import User
 
 
 @attrs.define
@@ -43,6 +45,8 @@ class People:
 
     async def _read(self) -> Sequence[User]:
         if self.database is not None:
+            from livermore.adapters import users  # psycopg is for those who want it
+
             try:
                 read = functools.partial(users.everyone, enabled=True)
                 self.known = tuple(await self.database.run_in_thread(read))

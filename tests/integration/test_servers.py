@@ -17,12 +17,16 @@ from tests.servers import RedisServer
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 ABANDONED = """
-import os, signal
+import os, signal, sys
 from pathlib import Path
 from livermore.adapters.valkey import valkey_binary
+from tests.postgres import PostgresServer, find_binaries
 from tests.servers import RedisServer, server_room
 with server_room() as room:
-    server = RedisServer(valkey_binary(), room / "one")
+    if sys.argv[1] == "redis":
+        server = RedisServer(valkey_binary(), room / "one")
+    else:
+        server = PostgresServer(find_binaries(room), room / "one")
     server.start()
     print(room, server.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -69,12 +73,14 @@ def test_an_outage_can_be_made_and_ended(own_valkey):
         assert client.get("candle") == b"closed"
 
 
-def test_a_killed_test_run_leaves_no_server_behind():
-    run = subprocess.run(
-        [sys.executable, "-c", ABANDONED], cwd=CHECKOUT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("kind", ["redis", "postgres"])
+def test_a_killed_test_run_leaves_no_server_behind(kind, request):
+    if kind == "postgres":
+        request.getfixturevalue("postgres_binaries")  # or it is skipped
+    command = [sys.executable, "-c", ABANDONED, kind]
+    run = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     [room, pid] = run.stdout.split()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while Path(room).exists() or (Path(f"/proc/{pid}/fd").exists() and _runs(int(pid))):
         assert time.monotonic() < deadline, "the server or its files are still there"
         time.sleep(0.05)

@@ -20,6 +20,7 @@ from livermore.adapters.postgres import Connection, Database
 from livermore.adapters.redis import Client
 from livermore.cli import main
 from livermore.errors import Conflict, DatabaseUnusable, UsageError
+from tests.integration.command_line import Livermore
 from tests.integration.test_cli_readings import say_status
 
 
@@ -351,3 +352,17 @@ def test_scan_looks_for_what_the_user_set_where_one_is_named(operator: Operator,
     done = operator("scan", "--user", "alice", "--json", **away)
     assert json.loads(done.stdout)["levels"] == [150]
     assert "what alice set for scan is not known: PostgreSQL" in done.stderr
+
+
+def test_a_sample_goes_through_the_channels_of_the_user_who_is_named(operator: Operator):
+    operator("users", "add", "alice")
+    told = operator("alerts", "test", "--user", "alice", code=4).stderr
+    assert "alice has no channel but the one in Redis, channel:user:alice:alerts" in told
+    operator("settings", "set", "channels.mine", '{"kind": "log"}')
+    operator("alerts", "test", "--user", "alise", code=2)
+    livermore = Livermore(operator.room, "")  # what logs is another process: it sets up logging
+    done = livermore(
+        "alerts", "test", "--user", "alice", "--json", LIVERMORE_DATABASE_URL=operator.database_url
+    )
+    one = json.loads(done.stdout)
+    assert (one["channel"], one["ok"]) == ("mine", True)

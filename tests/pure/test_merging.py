@@ -37,7 +37,7 @@ def rules(found: Merged, name: str) -> Rule:
 
 
 def test_without_users_all_is_as_the_file_says():
-    for users in ((), (user("alice"),), (user("bob", "BTC-USD@coinbase", enabled=False),)):
+    for users in ((), (user("bob", "BTC-USD@coinbase", enabled=False),)):
         found = merged(FILE, users, "coinbase")
         assert found == Merged(rules=FILE.alerts, channels=FILE.channels)
 
@@ -72,12 +72,22 @@ def test_each_hears_of_what_is_followed_there_less_what_is_disabled_and_on_own_c
     )  # fmt: skip
     there = merged(FILE, [alice, bob], "binance")
     assert rules(there, "level@alice").symbols == ("SOL-USDT",)
-    assert list(there.theirs) == ["alice"]
+    assert [rule.name for rule in there.rules if "@auth0" in rule.name] == []
 
 
 def test_who_does_not_use_an_exchange_hears_nothing_of_it_not_even_that_it_is_blind():
     off = user("alice", "BTC-USD@coinbase", exchanges={"coinbase": {"enabled": False}})
-    assert merged(FILE, [off, user("bob")], "coinbase").rules == DEFAULT_RULES
+    found = merged(FILE, [off, user("bob")], "coinbase")
+    assert [(rule.name, rule.channels) for rule in found.rules] == [
+        (rule.name, ("log",)) for rule in DEFAULT_RULES
+    ]
+
+
+def test_a_symbol_more_changes_rules_and_no_channel():
+    before = merged(FILE, [user("bob", channels=[WEBHOOK])], "coinbase")
+    after = merged(FILE, [user("bob", "BTC-USD@coinbase", channels=[WEBHOOK])], "coinbase")
+    assert (before.channels, before.theirs) == (after.channels, after.theirs)
+    assert len(after.rules) == len(before.rules) + 2
 
 
 def test_the_files_rules_reach_no_user_even_where_the_file_has_no_channel():

@@ -15,9 +15,9 @@ import trio
 from trio.testing import MockClock
 
 from livermore import daemon as daemon_module
-from livermore.adapters.redis import Client
+from livermore.adapters.redis import Client, Redis
 from livermore.config import Own, Settings
-from livermore.control import Answer, send
+from livermore.control import Answer, memory, send
 from livermore.control.announcing import network_log
 from livermore.control.registry import read_instances
 from livermore.errors import CommandRefused, NotRunning, TakenError
@@ -191,6 +191,25 @@ async def test_a_start_that_does_not_come_on_can_be_stopped(
                     await trio.sleep(RATE * 0.05)
                 assert (await ctl(valkey_url, "stop")).text == "stopped"
             assert ended == ["coinbase was stopped meanwhile"]
+
+
+async def test_who_was_ended_by_a_failure_comes_back_to_what_he_was_told(
+    valkey_url: str, tmp_path: Path
+):
+    """Killed while it was paused, it is started again before its own lease has lapsed."""
+    place = memory.place_of(tmp_path)
+    held = ("holder", "x", "epoch", "1", "description", '{"pid": 7, "host": "elsewhere"}')
+    await stored(valkey_url, lambda c: c.run([("HSET", "lease:coinbase", *held)]))
+    redis = Redis(valkey_url)
+    try:
+        await memory.remember(redis, EXCHANGE, place, memory.PAUSED)
+        settings = Settings(state_dir=tmp_path, exchanges=(EXCHANGE,), redis_url=valkey_url)
+        with trio.fail_after(30), pytest.raises(BaseExceptionGroup) as caught:
+            await daemon_module.serve(settings)
+        assert caught.group_contains(TakenError)
+        assert await memory.recall(redis, [EXCHANGE], place) == {EXCHANGE: memory.PAUSED}
+    finally:
+        redis.close()
 
 
 # -- killed at any moment ---------------------------------------------------------------------

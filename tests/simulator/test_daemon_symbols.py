@@ -18,6 +18,7 @@ from livermore.adapters.redis import Client
 from livermore.market.candle import Series
 from livermore.market.product import Change, Followed
 from livermore.market.timeframe import Timeframe
+from livermore.market.tracker import JOINED
 from livermore.runtime.connection import State
 from tests.servers import RedisServer
 from tests.simulator.whole_daemon import (
@@ -37,6 +38,9 @@ from tests.simulator.whole_daemon import (
 SPEED = 60.0
 LIMIT = 80
 M5 = Timeframe.M5.ms
+BREAKS = {
+    "no connection", "the connection was lost when it ended", "frames were lost", JOINED,
+}  # fmt: skip
 pytestmark = pytest.mark.timeout(90)
 
 
@@ -50,6 +54,12 @@ async def until_slot(daemon: Daemon, before: float) -> None:
     """Wait until so many seconds of the exchange before the end of a slot."""
     left = (M5 - now_of(daemon.simulator) % M5) / 1000 - before
     await trio.sleep((left if left > 0 else left + M5 / 1000) / SPEED)
+
+
+def disturbed(caplog: Any) -> set[str]:
+    """Symbols with a slot that a break in their delivery spoiled; a busy machine does not."""
+    fields = [vars(one)["fields"] for one in lines(caplog, "gaps found")]
+    return {one["series"].split()[0] for one in fields if one["cause"] in BREAKS}
 
 
 def keys_of(client: Client, exchange: str, symbol: str, owner: str = "") -> list[str]:
@@ -100,11 +110,10 @@ async def test_symbols_come_and_go_beside_others_that_hear_nothing_of_it(
             await agree(valkey_url, simulator, [*stays, *joins])
             assert simulator.stats.connections_total == opened
             assert [health.error for health in feed.report.healths if health.reconnects] == []
-    found = {vars(one)["fields"]["series"].split()[0] for one in lines(caplog, "gaps found")}
-    assert not found & set(stays), "their slots were whole all the time"
+    assert not disturbed(caplog) & set(stays), "their slots were whole all the time"
 
     def audit(client: Client) -> None:
-        assert check_announcements(client, heard, stays) >= 2 * 4
+        assert check_announcements(client, heard, stays, in_order=False) >= 2 * 4
         assert check_announcements(client, heard, joins, in_order=False) >= 3 * 2
 
     await stored(valkey_url, audit)
@@ -185,8 +194,12 @@ async def test_what_becomes_everybodys_has_no_gap_and_is_told_once(
             await until_slot(daemon, -20)
             await agree(valkey_url, simulator, symbols)
             assert simulator.stats.connections_total == opened
-    assert not lines(caplog, "gaps found")
-    await stored(valkey_url, lambda client: check_announcements(client, heard, symbols))
+    assert not disturbed(caplog)
+
+    def audit(client: Client) -> None:
+        assert check_announcements(client, heard, symbols, in_order=False) >= 2 * 4
+
+    await stored(valkey_url, audit)
 
 
 def is_gone(series: Sequence[Series], client: Client) -> None:

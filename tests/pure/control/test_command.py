@@ -163,6 +163,6 @@ def test_what_makes_quiet_goes_before_what_makes_work():
     order = sorted(PRIORITIES, key=lambda kind: PRIORITIES[kind])
     assert order[:4] == ["pause", "resume", "start", "stop"]
     assert order[4:] == [
-        "reload-settings", "switch-mode", "add-symbol", "remove-symbol", "force-backfill",
-        "clear-cache", "status",
+        "reload-settings", "switch-mode", "add-symbol", "remove-symbol", "refresh-symbols",
+        "force-backfill", "clear-cache", "status",
     ]  # fmt: skip

@@ -363,6 +363,7 @@ def test_a_signature_is_that_of_the_documentation():
     assert signed.params["signature"] == (
         "c8db56825ae71d6d79447849e617115f4a920fa2acdcab2b053c4b2838bd6b71"
     )
+    assert list(signed.params)[-3:] == ["recvWindow", "timestamp", "signature"]
     assert signed.headers == {"X-MBX-APIKEY": HMAC_KEY["key"]}
 
 
