@@ -97,7 +97,7 @@ def check(connection: Connection, exchanges: Sequence[str]) -> list[Step]:
     needed = [step for step in steps if not step.extra]
     if needed:
         more = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
-        first = " ".join(needed[0].statement.split())[:80]
+        first = " ".join(needed[0].statement.partition("(")[0].split())
         raise DatabaseUnusable(
             f"the database lacks what this version needs ({first}{more}): run livermore db apply"
         )

@@ -609,3 +609,12 @@ async def test_rules_that_change_while_it_runs_leave_the_others_as_they_were(des
     assert moves
     assert min(moves) >= 400
     assert desk.alerting.change([*kept, move]) == []
+
+
+async def test_rules_that_change_before_a_series_is_gone_through_again_begin_silently(desk):
+    await desk.slots(FIRST, 300)
+    before = len(await desk.alerts())
+    late = rule_from({"rule": "reversal", "name": "late"})
+    desk.alerting.change([late])
+    await desk.slots(300, 420)
+    assert {alert.rule for alert in (await desk.alerts())[before:]} == {"late"}
