@@ -54,7 +54,7 @@ from livermore.exchanges import DIALECTS
 from livermore.exchanges import dialect as dialect_of
 from livermore.market.lifecycle import State
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
-from livermore.profile.merging import Merged
+from livermore.profile.merging import Merged, same_channels
 from livermore.profile.people import People, with_alerts
 from livermore.runtime.backfill import Filled, Report, Wish, fill
 from livermore.runtime.blind import LOOK, Blind, Look, look_at, watch_blind
@@ -78,6 +78,8 @@ TRIM = 10.0
 """Seconds between two times that memory nobody uses goes back to the system."""
 FOLLOWED = frozenset({"symbols", "top", "own", "alerts", "channels"})
 """The settings that a reload follows, URLs of an exchange apart."""
+LOOK_AT_FOLLOWED = 2.0
+"""Seconds between two looks at what is followed, where users' rules depend on it."""
 LISTENS = 3.0
 """Seconds that feeds wait until commands are heard."""
 ENDS = (TakenError, UnknownSymbol, StoreUnusable, ConfigurationError, Refused)
@@ -283,14 +285,35 @@ async def start_fleet(
         changed = []
         for following in running.followings:
             name = following.name
-            wanted = await people.merged(now, name)
-            if wanted == found.get(name):
+            wanted, before = await people.merged(now, name), found.get(name)
+            if wanted == before:
                 continue
             plan = with_alerts(following.plan, wanted, redis)  # may complain: then nothing changed
+            same = before is not None and same_channels(wanted, before)
+            if same:
+                plan = attrs.evolve(plan, channels=following.plan.channels)
             found[name], following.plan = wanted, plan
-            fleet.renew(name)
-            changed.append(f"{name}: rules and channels changed")
+            if same and following.feed is not None:
+                following.feed.alert_by(wanted.rules)
+                changed.append(f"{name}: rules changed")
+            else:
+                fleet.renew(name)
+                changed.append(f"{name}: rules and channels changed")
         return "; ".join(changed)
+
+    async def keep_alerting() -> None:
+        """A user's rules look at what the user follows, whoever changed that."""
+        known: dict[str, object] = {}
+        while True:
+            await trio.sleep(LOOK_AT_FOLLOWED)
+            feeds_now = [cell.feed for cell in fleet.cells.values() if cell.feed is not None]
+            followed = {feed.plan.dialect.name: feed.followed for feed in feeds_now}
+            if followed != known:
+                known = dict(followed)
+                try:
+                    await realert()
+                except LivermoreError as error:
+                    journal.warning("alerts stay as they are", why=str(error))
 
     async def live(following: Following) -> None:
         async with trio.open_nursery() as both:
@@ -344,6 +367,12 @@ async def start_fleet(
     nursery.start_soon(unlisted.watch)
     nursery.start_soon(announcer.run)
     nursery.start_soon(fleet.watch)
+    if database is not None:
+        nursery.start_soon(
+            functools.partial(
+                supervise, "rules of users", keep_alerting, journal, chance=random.random
+            )
+        )
     nursery.start_soon(
         functools.partial(supervise, "control", desk.run, journal, chance=random.random)
     )

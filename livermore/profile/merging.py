@@ -104,6 +104,11 @@ def merged(settings: Settings, users: Iterable[User], exchange: str) -> Merged:
     )
 
 
+def same_channels(one: Merged, other: Merged) -> bool:
+    """Whether they tell the same channels: then rules can change while alerts are delivered."""
+    return (one.channels, one.theirs) == (other.channels, other.theirs)
+
+
 def of_user(name: str, user: str) -> str:
     """What a user's rule or channel is called among all; without a ``name`` the user's own channel.
 

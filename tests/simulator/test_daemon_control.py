@@ -255,7 +255,6 @@ def test_killed_at_any_moment_it_comes_back_to_what_it_was_told(
     for commands, then, count in (
         ([("start", {}), ("add-symbol", {"symbols": ["SOL-USD"]})], {"warming", "active"}, 3),
         ([("pause", {})], {"paused"}, 3),
-        ([("resume", {}), ("remove-symbol", {"symbols": ["SOL-USD"]})], {"warming", "active"}, 2),
         ([("stop", {})], {"idle"}, 0),
     ):
         with started(livermore.start(*words, **where)) as process:
