@@ -84,7 +84,7 @@ def test_version(livermore: Livermore):
         (("candles", "A-B", "5m", "--last", "0"), 2, "--last 0: write a number"),
         (("candles", "A-B", "5m", "--csv", "--json"), 2, "exclude each other"),
         (("gaps", "-e", "coinbsae"), 2, "did you mean coinbase?"),
-        (("run",), 2, "run needs an exchange: livermore run coinbase"),
+        (("run", "coinbase", "--idle"), 2, "--idle connects to nothing"),
         (("run", "coinbase", "--top", "many"), 2, "--top: a whole number"),
         (("run", "coinbase", "--country", "Uk"), 2, "did you mean GB?"),
         (("run", "coinbase", "binance", "--rest-url", "http://x"), 2, "such as coinbase=http://…"),

@@ -82,11 +82,14 @@ class Desk:
             await self.readings.turn()
 
     async def history(self, candles: Sequence[Candle]) -> store.Written | None:
+        """History up to now: what closes later is news."""
+        later, self.now = self.now, candles[-1].close_time + 60_000
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.writer.run)
             result = await self.writer.history(candles[0].series, candles)
             nursery.cancel_scope.cancel()
         await self.writer.finish()  # as at a shutdown: its parents follow the page
+        self.now = later
         return result
 
     async def stored(self, series: Series | None = None) -> list[Candle]:

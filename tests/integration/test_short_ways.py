@@ -33,7 +33,7 @@ PROPERTY = settings(
 
 SHORT = re.compile(r"^-- Nearly every .*?^-- Everything else\.\n", re.DOTALL | re.MULTILINE)
 LONG = {name: SHORT.sub("", SCRIPTS[name], count=1) for name in ("candles", "reading")}
-REMEMBERED = re.compile(r"return \{card, version|redis\.call\('SET'")
+REMEMBERED = re.compile(r"return \{card, version|^ +keep\(|^keep\(", re.MULTILINE)
 """What both ways of a script end with."""
 
 
