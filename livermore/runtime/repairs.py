@@ -844,11 +844,12 @@ class Repairs:
         rows: dict[int, Row] = {}
         moments: list[int] = []
         problem = ""
+        native = self._natives.get(series.symbol)
+        if native is None:
+            return Asked(problem=GONE)  # left a moment ago, while something was awaited
         for start, end in plan:
             try:
-                found, at = await self._rest.candles(
-                    self._natives[series.symbol], series.timeframe, start, end, lane
-                )
+                found, at = await self._rest.candles(native, series.timeframe, start, end, lane)
             except (StoreError, Refused):
                 raise
             except LivermoreError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
+from livermore.adapters.redis import Call
 from livermore.market.gap import VERIFY, Gap, Lane, encode_gap
 from livermore.market.history import Row
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
@@ -165,3 +167,24 @@ async def test_a_range_a_person_wants_compared_is_not_in_the_ledger_of_what_was_
     assert about(world, BTC) == []
     assert len(world.questions) == 1
     assert verification.behind() == 0
+
+
+async def test_what_is_left_while_the_store_is_asked_is_not_asked_of_rest(
+    autojump_clock: MockClock, world: World, repairs: Repairs, monkeypatch: pytest.MonkeyPatch
+):
+    run = world.run
+
+    async def slowly(calls: Sequence[Call], lane: str = "write") -> list[Any]:
+        with trio.CancelScope(shield=True):  # a thread is not abandoned
+            await trio.sleep(0.5)
+            replies = await run(calls, lane)
+        return replies
+
+    monkeypatch.setattr(World, "run", lambda world, *given: slowly(*given))
+    repairs.add(of(BTC), world.slot(9), world.slot(5), "test", Lane.REPAIR)
+    with trio.move_on_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(repairs._work)
+            await trio.sleep(0.2)
+            repairs.forget(ALL)
+    assert world.questions == []
