@@ -180,6 +180,11 @@ class Dialect:
     """How long after such a mark its state is published at the earliest."""
     silent: bool = False
     """Whether a socket may be silent for long while nothing trades: only a ping tells then."""
+    ping: str | None = None
+    """The frame that keeps a connection alive, sent every 12 s, where the exchange does not count
+    pings of the protocol; what it answers is read like any frame. None: those will do."""
+    stamped: bool = True
+    """Whether frames say when they were sent. Where none does, REST is asked for the time."""
     subscribe_within: int
     """After connecting, when the exchange hangs up on a silent client."""
     products_per_connection: int
@@ -228,7 +233,9 @@ class Dialect:
     read_time: Callable[[bytes], int]
     """Reply -> exchange time in ms."""
     refusal: Callable[[int, Mapping[str, str], bytes], LivermoreError | None]
-    """Status, headers (lower-case names), body -> the error it means, None for an answer."""
+    """Status, headers (lower-case names), body -> the error it means, None for an answer.
+
+    Asked about every reply: some say in the body of a 200 what went wrong."""
 
     account: Account | None = None
     """None: not known here how to ask about one."""

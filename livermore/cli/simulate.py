@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     exchange: Annotated[
-        str, typer.Argument(metavar="EXCHANGE", help="coinbase, binance or binance_us.")
+        str, typer.Argument(metavar="EXCHANGE", help="Such as binance; a wrong one names all.")
     ],
     port: Annotated[
         int,

@@ -72,7 +72,7 @@ class Heartbeat:
 
 @attrs.frozen
 class Acknowledged:
-    """The exchange's list of what this connection is subscribed to: channel -> native ids."""
+    """What this connection is subscribed to, or a part of it: channel -> native ids."""
 
     channels: Mapping[str, frozenset[str]]
 

@@ -106,7 +106,8 @@ def row_of(candle: Candle) -> Row:
 
 What = Literal[
     "frame", "binary", "connected", "lost", "acknowledged", "ignored", "doubted", "halted",
-    "resumed", "tick", "learned", "handed over", "added", "forgotten", "state", "end",
+    "resumed", "tick", "learned", "handed over", "told the time", "added", "forgotten", "state",
+    "end",
 ]  # fmt: skip
 
 
@@ -124,6 +125,8 @@ class Step(msgspec.Struct, omit_defaults=True, frozen=True):
     its symbol."""
     candle: Row | None = None
     """A stored candle the tracker learned of."""
+    time: int = 0
+    """The exchange's (ms), where no frame told it."""
     state: msgspec.Raw = msgspec.Raw()
 
 
@@ -350,6 +353,8 @@ def _tell(
             tracker.halted = step.what == "halted"
         case "tick":
             tracker.tick(step.at)
+        case "told the time":
+            tracker.told_time(step.time, step.at)
         case "learned":
             if step.candle is None:
                 raise MalformedMessage(f"step {played.steps}: no candle was learned")

@@ -498,6 +498,11 @@ class Tracker:
             self._take_event(event, frame.stamp, now)
         self._settle_due(time)
 
+    def told_time(self, time: int, now: float) -> None:
+        """The exchange's time (ms), from elsewhere than a frame."""
+        self._tell_witness("told the time", time, now)
+        self.clock.hear(time, now)
+
     def tick(self, now: float) -> None:
         """Close what is due although no frame came."""
         self._tell_witness("tick", now=now)

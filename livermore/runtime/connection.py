@@ -44,7 +44,8 @@ comes of the old subscription must not be taken for a confirmation of the new on
 BURST = 64
 """Frames that are here already and are taken without letting other tasks run."""
 PING = 12.0
-"""Seconds of silence after which a quiet exchange is asked for a sign of life."""
+"""Seconds of silence after which a quiet exchange is asked for a sign of life, and seconds between
+two pings of its own kind where it wants those."""
 RENEW, JITTER = 23 / 24, 1 / 24
 """Of a connection's maximum age: when the next one is opened, and by how much that varies."""
 PREPARED = 60.0
@@ -276,7 +277,17 @@ class Connection:
             line = _Line(socket, self.tracker.clock.read(now), now)
             task_status.started(line)
             self._schedule(line)
-            await line.over.wait()
+            await self._keep(line)
+
+    async def _keep(self, line: _Line) -> None:
+        """Until the line is over, ping where the exchange wants to hear it in a frame."""
+        while not line.over.is_set():
+            with trio.move_on_after(PING if self.dialect.ping is not None else math.inf):
+                await line.over.wait()
+                return
+            with trio.move_on_after(PING), contextlib.suppress(ConnectionLost):
+                await self.pace.turn()
+                await line.socket.send(self.dialect.ping or "")
 
     def _become(self, state: State) -> None:
         self.health.state = state
@@ -340,7 +351,6 @@ class Connection:
     async def _receive(self, line: _Line, sockets: trio.Nursery) -> _Line:
         """Take frame after frame; returns the next socket's line once that goes on."""
         tracker, socket = self.tracker, line.socket
-        ages = self.dialect.maximum_age is not None
         silent_after = SILENT if self.health.state is State.LIVE else FIRST_FRAME
         burst = 0
         while True:
@@ -365,7 +375,8 @@ class Connection:
                     waited_from = max(waited_from, self._ponged_at)
                     if now - waited_from >= silent_after - 0.001:
                         raise Stalled(f"{self.health.name}: no frame for {silent_after:.0f} s")
-                    if self.dialect.silent and now - waited_from >= PING and not line.pinging:
+                    pings = self.dialect.silent and self.dialect.ping is None
+                    if pings and now - waited_from >= PING and not line.pinging:
                         line.pinging = True
                         sockets.start_soon(self._ping, line)
                     unconfirmed = line.waiting and line.listened > line.confirm_by
@@ -394,10 +405,9 @@ class Connection:
             elif self.health.state is not State.LIVE:
                 self._become(State.LIVE)
             self._wake_if_urgent()
-            if ages:
-                closing = bool(frame.events) and type(frame.events[0]) is Closing
-                if closing or now >= line.look_at:
-                    self._renew_if_due(line, now, sockets, closing)
+            closing = bool(frame.events) and type(frame.events[0]) is Closing
+            if closing or now >= line.look_at:
+                self._renew_if_due(line, now, sockets, closing)
 
     def _read(self, text: str | bytes, now: float) -> Frame | None:
         self.health.frames += 1

@@ -87,6 +87,8 @@ MOST_UNPOSTED = 1000
 """Entries that wait for a Redis that is away; the oldest go."""
 SAY_HISTORY = 2.0
 """Seconds between two log lines on the history's progress."""
+TIME_EVERY = 60.0
+"""Seconds between two times that REST is asked for the time, where no frame tells it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -554,6 +556,8 @@ class Feed:
                     pipeline.start_soon(self._recorder.run)
                 pipeline.start_soon(self._serve_wishes)
                 pipeline.start_soon(self._collect, verification, liveness)
+                if not dialect.stamped:
+                    pipeline.start_soon(self._keep_time, rest)
         finally:
             with trio.move_on_after(FINISH, shield=True):
                 await writer.finish()
@@ -791,6 +795,19 @@ class Feed:
             except StoreError:
                 self._scan_wanted.set()
                 await trio.sleep(1.0)
+
+    async def _keep_time(self, rest: Rest) -> None:
+        """Where no frame says when it was sent, the clock is REST's."""
+        while True:
+            await trio.sleep(TIME_EVERY)
+            if self.paused:
+                continue
+            try:
+                time = await rest.time()
+            except (RestError, MalformedMessage):
+                continue
+            for tracker in self.report.trackers:
+                tracker.told_time(time, trio.current_time())
 
     # -- for who commands it --------------------------------------------------------------
 

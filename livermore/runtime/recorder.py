@@ -143,7 +143,8 @@ class Ring:
             self.serving_since = at
         natives = [about] if isinstance(about, str) else about if isinstance(about, list) else []
         candle = row_of(about) if isinstance(about, Candle) else None
-        self._entries.append(Step(at, cast(What, what), natives=natives, candle=candle))
+        time = about if isinstance(about, int) else 0
+        self._entries.append(Step(at, cast(What, what), natives=natives, candle=candle, time=time))
         self._room -= OVERHEAD + 32 * len(natives)
 
     @property

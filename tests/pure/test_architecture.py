@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_every_import_keeps_the_contracts():
         [linter, "--no-cache"], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_every_simulated_exchange_is_kept_apart_from_the_others():
+    settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    [named] = [one["modules"] for one in contracts if "simulated" in one["name"]]
+    rooms = {f"livermore.simulator.{path.parent.name}" for path in PACKAGE.glob("simulator/*/*.py")}
+    assert set(named) == rooms
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -62,6 +63,8 @@ class FakeSocket:
         self.opened = trio.current_time()
         self.closed: float | None = None
         self.pings = 0
+        self.texts: list[float] = []
+        """When it was pinged in a frame."""
 
     async def get(self) -> str:
         try:
@@ -76,7 +79,11 @@ class FakeSocket:
 
     async def send(self, frame: str) -> None:
         await trio.lowlevel.checkpoint()
-        if not self.deaf:
+        if frame == "ping":
+            self.texts.append(trio.current_time())
+            if self.pongs:
+                self.tell()
+        elif not self.deaf:
             self.tell(ack=str(json.loads(frame)["id"]))
 
     async def ping(self) -> None:
@@ -268,6 +275,51 @@ async def test_without_a_pong_silence_is_a_dead_line(scene: Scene, autojump_cloc
         await scene.live()
     assert isinstance(scene.ended, Stalled)
     assert SILENT <= trio.current_time() <= SILENT + 2
+
+
+async def test_where_a_frame_is_the_ping_it_is_sent_whatever_comes_until_the_socket_ends(
+    scene: Scene, autojump_clock: MockClock
+):
+    scene.connection.dialect = attrs.evolve(DIALECT, ping="ping")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.live)
+        await trio.sleep(1800)
+        nursery.start_soon(says, scene, 3600)
+        await trio.sleep(1800)
+        assert scene.ended is None
+        [socket] = scene.sockets
+        assert socket.pings == 0
+        apart = [b - a for a, b in itertools.pairwise(socket.texts)]
+        assert max(apart) < 15 and len(apart) > 200
+        socket.tell(closing=True)
+        await trio.sleep(60)
+        assert socket.texts[-1] < 3600 + OVERLAP
+        assert len(scene.sockets[1].texts) > 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_ping_in_a_frame_that_nobody_answers_is_a_dead_line(
+    scene: Scene, autojump_clock: MockClock
+):
+    scene.connection.dialect = attrs.evolve(DIALECT, ping="ping")
+    scene.mute.add(0)
+    with trio.fail_after(3600):
+        await scene.live()
+    assert isinstance(scene.ended, Stalled)
+
+
+async def test_an_announced_end_counts_where_connections_may_live_for_good(
+    scene: Scene, autojump_clock: MockClock
+):
+    scene.connection.dialect = attrs.evolve(DIALECT, maximum_age=None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.live)
+        await trio.sleep(5)
+        scene.sockets[0].tell(closing=True)
+        await trio.sleep(5)
+        assert len(scene.sockets) == 2
+        assert scene.sockets[0].closed is not None
+        nursery.cancel_scope.cancel()
 
 
 async def test_all_of_several_frames_must_be_confirmed(scene: Scene, autojump_clock: MockClock):

@@ -21,7 +21,7 @@ def test_an_unknown_exchange_is_refused_with_the_nearest_and_the_known_ones() ->
     for near in ("binanceus", "binance.us", "binance-us"):
         with pytest.raises(UsageError, match=r"did you mean binance_us\?"):
             dialect(near)
-    for other in ("zzzzzz", "kraken", "bitbase"):
+    for other in ("zzzzzz", "nowhere", "bitbase"):
         with pytest.raises(UsageError) as refused:
             dialect(other)
         assert "did you mean" not in str(refused.value)

@@ -102,6 +102,23 @@ def told(steps: list[Step], to: Tracker | None = None) -> Tracker:
     return to
 
 
+def test_a_time_that_no_frame_told_moves_the_clock_and_is_replayed():
+    heard: list[tuple[str, object, float | None]] = []
+    asked = tracker()
+    asked.witness = lambda what, about, now: heard.append((what, about, now))
+    asked.told_time(T0, 10.0)
+    asked.told_time(T0 + 90_000, 70.0)  # after a sleep of this machine: the second agrees
+    asked.told_time(T0 + 150_000, 130.0)
+    assert asked.clock.read(130.0) == T0 + 150_000
+    assert [what for what, _, _ in heard] == ["told the time"] * 3
+    steps = [
+        Step(now, "told the time", time=about)
+        for _, about, now in heard
+        if now is not None and isinstance(about, int)
+    ]
+    assert told(steps).clock == asked.clock
+
+
 def state(of: Tracker, at: float = 998.0) -> Step:
     return Step(at, "state", state=msgspec.Raw(remember(of)))
 
