@@ -144,8 +144,9 @@ class Alerting:
         wanted = self._wanted or ()
         return [one for one, rules in self._rules.items() if rules != _covering(wanted, one)]
 
-    async def refresh(self) -> None:
-        """Read anew what is distrusted. The series must be gone through again after it."""
+    async def refresh(self) -> set[Series]:
+        """Read anew what is distrusted. The series returned must be gone through after it."""
+        anew: set[Series] = set()
         if self._wanted is not None:
             changed = self._changed()
             self.forget(changed)
@@ -155,9 +156,10 @@ class Alerting:
             await self.start(list(self._unread))
             for one in self._unread:
                 self.begin(one)
+            anew |= self._unread
             self._unread.clear()
         if not self._distrusted:
-            return
+            return anew
         series = list(self._rules)
         for known in (
             self.held, self._memories, self._recent, self._dirty, self._found, self._unmade
@@ -165,6 +167,7 @@ class Alerting:
             known.clear()
         await self.start(series)
         self._distrusted = False
+        return anew.union(series)
 
     def resume(self, series: Series, newest: Candle, reading: Reading) -> bool:
         """Go on behind ``newest``; False when the stored candles have to be gone through."""

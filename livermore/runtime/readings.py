@@ -146,6 +146,8 @@ class Readings:
         self._sent: dict[Series, store.Edge] = {}
         self._queue: list[store.Written] = []
         self._stale: set[Series] = set()
+        self._doubted: set[Series] = set()
+        """Those of them that became it since a replay began."""
         self._unpublished: dict[Series, list[_Text]] = {}
         self._corrected: dict[Series, int] = {}
         """Series whose corrected readings are among them, and the version they are of."""
@@ -185,10 +187,10 @@ class Readings:
         head = self._heads.get(series)
         if head is not None:
             if written.version < head.told or (news and written.version == head.told):
-                self._stale.add(series)  # not the store it was: somebody emptied it
+                self._doubt([series])  # not the store it was: somebody emptied it
             head.told = written.version
         if self._alerting is not None and series in self._alerting.held:
-            self._stale.add(series)  # REST may have spoken of what its alerts wait for
+            self._doubt([series])  # REST may have spoken of what its alerts wait for
         # A version we did not follow: the reply that told of it was lost.
         if news or head is None or written.version != head.version or self._stale:
             self._queue.append(written)
@@ -208,8 +210,14 @@ class Readings:
 
     def distrust(self, series: Iterable[Series]) -> None:
         """Compute these anew from the store."""
-        self._stale.update(one for one in series if one in self._heads)
+        self._doubt(one for one in series if one in self._heads)
         self._wake.set()
+
+    def _doubt(self, series: Iterable[Series]) -> None:
+        """Go through these again, also where that is being done just now."""
+        doubted = set(series)
+        self._stale |= doubted
+        self._doubted |= doubted
 
     async def look(self) -> None:
         """Compute anew what Redis lost: evicted, or older than what it had acknowledged."""
@@ -330,8 +338,7 @@ class Readings:
             await self._turn()
 
     async def _turn(self) -> None:
-        if self._alerting is not None:
-            await self._alerting.refresh()
+        await self._refresh()
         queue, self._queue = self._queue, []
         self.work.behind = len(queue)
         steps: list[tuple[_Head, store.Written, list[Candle]]] = []
@@ -348,13 +355,24 @@ class Readings:
         await self._publish()
         trouble = await self._alert()
         while self._stale:
+            # What is distrusted meanwhile is distrusted by the rules as well: first they read anew.
+            await self._refresh()
             some = list(self._stale)[:REPLAYED_AT_ONCE]
+            self._doubted.clear()
             await self._replay(some)
-            self._stale.difference_update(some)
+            self._stale.difference_update(set(some) - self._doubted)
             await self._publish()
             trouble = await self._alert() or trouble
         if trouble is not None:
             raise trouble
+
+    async def _refresh(self) -> None:
+        """Let the rules read anew what they distrust."""
+        if self._alerting is None:
+            return
+        for one in await self._alerting.refresh():
+            # What was found behind a correction, and not handed on, has to be found once more.
+            self._corrected.pop(one, None)
 
     async def _alert(self) -> StoreError | None:
         """Hand on what the rules found; returns why that is not possible now.

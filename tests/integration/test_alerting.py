@@ -508,6 +508,61 @@ async def test_what_another_holder_told_meanwhile_is_not_told_again(desk):
     other.shut()
 
 
+async def test_what_is_distrusted_while_it_is_gone_through_is_gone_through_again(desk, monkeypatch):
+    """Else the rules, which read anew what they remember, begin with the next close: silently."""
+    await desk.slots(FIRST, 480)
+    undisturbed = await desk.alerts()
+    at = (undisturbed[-1].open_time - T0) // M5.ms
+    other = AlertDesk(desk.lanes.url)
+    other.now = T0 + FIRST * M5.ms
+    await other.start()
+    await other.close(*(candle(other, slot) for slot in range(FIRST)))
+    await other.slots(FIRST, at)
+    ask = other.lanes.run_each
+
+    async def lose(calls, lane="write"):
+        replies = await ask(calls, lane)
+        if lane == "read":  # the candles are there; now the lease lapses and Redis is emptied
+            monkeypatch.undo()
+            await other.lanes.one("DEL", outbox.rules_key(other.exchange))
+            other.alerting.distrust()
+            other.readings.distrust([other.series()])
+        return replies
+
+    monkeypatch.setattr(other.lanes, "run_each", lose)
+    other.readings.distrust([other.series()])
+    replayed = other.readings.work.replayed
+    await other.readings.turn()
+    assert other.readings.work.replayed == replayed + 2
+    await other.slots(at, at + 1)
+    assert names(await other.alerts())[-1] == names(undisturbed)[-1]
+    other.shut()
+
+
+async def test_what_a_correction_unmade_and_was_not_handed_on_is_found_again(desk, monkeypatch):
+    """Its readings are told, Redis does not take the withdrawal, and the lease lapses."""
+    slot = FIRST
+    while not (found := await desk.alerts()):
+        await desk.slots(slot, slot + 1)
+        slot += 1
+    [alert] = found
+    at = (alert.open_time - T0) // M5.ms
+    sign = 1 if alert.macdv > 0 else -1
+
+    async def away(alerting: Alerting, beside: object) -> None:
+        raise StoreError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Alerting, "commit", away)
+        with pytest.raises(StoreError):
+            await desk.close(candle(desk, at, shift=-sign * 60, rest=True))
+    desk.alerting.distrust()
+    desk.readings.distrust([desk.series()])
+    await desk.readings.turn()
+    rows = await desk.entries()
+    assert [row.entry.alert for row in rows if isinstance(row.entry, Withdrawal)] == [alert]
+
+
 async def test_a_rule_that_covers_a_series_again_is_silent_about_the_time_between(desk):
     await desk.slots(FIRST, 300)
     desk.rules = (rule_from({"rule": "level", "symbols": ["ETH-USD"]}),)
