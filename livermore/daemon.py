@@ -19,7 +19,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import trio
@@ -30,6 +29,7 @@ from livermore.adapters.channels import open_channels
 from livermore.adapters.memory import give_back
 from livermore.adapters.redis import Redis
 from livermore.adapters.systemd import Notifier, status
+from livermore.adapters.urls import websocket_address
 from livermore.adapters.valkey import open_private_valkey, revive_private_valkey
 from livermore.config import DEFAULT_TOP, Own, Settings, channel_variables, manager
 from livermore.control.announcing import Announcer
@@ -271,7 +271,7 @@ async def start_fleet(
             if not settings.standby:
                 await check_free(redis, exchange)
             check_served(dialect_of(exchange), now.country)
-        plan = plan_of(now, exchange, unlisted)
+        plan = await people.overridden(plan_of(now, exchange, unlisted), now.of(exchange))
         # The lease of our own last life lapses.
         standby = plan.standby or (exchange in marks and exchange not in settings.exchanges)
         plan = attrs.evolve(plan, standby=standby)
@@ -385,7 +385,12 @@ async def start_fleet(
     for name in first:
         if marks.get(name) == PAUSED:
             journal.info("paused by a command", of=name, next=f"livermore ctl resume -e {name}")
-        await fleet.start(name, paused=marks.get(name) == PAUSED)
+        try:
+            await fleet.start(name, paused=marks.get(name) == PAUSED)
+        except Refused as error:
+            if len(first) == 1 and not endings.stays:
+                raise
+            journal.warning("not followed", of=name, why=str(error))
     if not first:
         journal.info("idle", next="livermore ctl start --exchange coinbase")
     return running
@@ -690,14 +695,6 @@ def plan_of(settings: Settings, name: str, unlisted: Unlisted | None = None) -> 
             "started": int(started.timestamp() * 1000),
         },
     )
-
-
-def websocket_address(dialect: Dialect, url: str | None) -> str:
-    """Where sockets are opened: a ``url`` without a path stands in for the exchange's own."""
-    parts = urlsplit(url or dialect.websocket_url)
-    if parts.path in ("", "/") and dialect.websocket_path:
-        parts = parts._replace(path=dialect.websocket_path)
-    return urlunsplit(parts)
 
 
 @attrs.frozen(kw_only=True)

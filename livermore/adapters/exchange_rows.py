@@ -9,10 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import attrs
+from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from livermore.adapters.postgres import Connection
 from livermore.dialect import Dialect
+
+
+@attrs.frozen
+class Override:
+    """What the operator knows better of one exchange; None: the fact holds."""
+
+    exchange_id: str
+    websocket_url: str | None = None
+    rest_url: str | None = None
+    allowed: bool | None = None
+    active: bool | None = None
+    note: str | None = None
+
+
+def overrides(connection: Connection) -> Mapping[str, Override]:
+    """By exchange."""
+    columns = ", ".join(field.name for field in attrs.fields(Override))
+    with connection.cursor(row_factory=class_row(Override)) as cursor:
+        rows = cursor.execute(f"SELECT {columns} FROM exchange_overrides".encode()).fetchall()
+    return {row.exchange_id: row for row in rows}
 
 
 def facts(dialect: Dialect, country: str | None) -> dict[str, Any]:

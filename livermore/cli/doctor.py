@@ -295,6 +295,7 @@ def exchange_endpoints(settings: Settings, dialect: Dialect) -> Iterator[Finding
     import trio
 
     from livermore import daemon
+    from livermore.adapters.urls import websocket_address
 
     if settings.country is not None:
         try:
@@ -305,7 +306,7 @@ def exchange_endpoints(settings: Settings, dialect: Dialect) -> Iterator[Finding
         yield Finding("country", PASS, f"nothing is known against {settings.country}")
     own = settings.of(dialect.name)
     yield from trio.run(_rest_time, own.rest_url or dialect.rest_url, dialect)
-    yield trio.run(_socket_opens, daemon.websocket_address(dialect, own.websocket_url), dialect)
+    yield trio.run(_socket_opens, websocket_address(dialect, own.websocket_url), dialect)
 
 
 STEP = "check network, DNS, firewall and certificates; a proxy is not used"

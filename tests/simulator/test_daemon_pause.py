@@ -17,7 +17,7 @@ import trio
 from livermore.adapters import store
 from livermore.adapters.http import DEADLINE
 from livermore.adapters.redis import Client, Redis
-from livermore.daemon import websocket_address
+from livermore.adapters.urls import websocket_address
 from livermore.errors import NotRunning
 from livermore.exchanges import dialect as dialect_of
 from livermore.market.product import Change, Followed, Product

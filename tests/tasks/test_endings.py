@@ -15,8 +15,9 @@ from trio.testing import MockClock
 from livermore import daemon
 from livermore.adapters.http import Reply
 from livermore.adapters.redis import Redis
+from livermore.adapters.urls import websocket_address
 from livermore.config import Own, Settings
-from livermore.daemon import Endings, Unlisted, check_served, keep_feeding, websocket_address
+from livermore.daemon import Endings, Unlisted, check_served, keep_feeding
 from livermore.dialect import Geo
 from livermore.errors import (
     ConfigurationError,
