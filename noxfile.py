@@ -19,7 +19,7 @@ nox.options.sessions = ["lint", "types", "imports", "tests", "integration", "sim
 
 PYTHON = sys.executable
 NOTHING_SELECTED = 5
-SIDE_BY_SIDE = ("--numprocesses=2", "--dist=worksteal")
+SIDE_BY_SIDE = ("--numprocesses=3", "--dist=worksteal")
 """These tests mostly wait."""
 
 
