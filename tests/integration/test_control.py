@@ -276,6 +276,31 @@ async def test_of_two_idle_instances_one_starts_it(valkey_url: str):
         assert len(one.ran + other.ran) == 1
 
 
+@pytest.mark.parametrize(
+    ("state", "kind", "said"),
+    [
+        (State.STOPPING, "pause", "coinbase is stopping.*wait until it is idle"),
+        (State.STARTING, "force-backfill", "coinbase is starting.*wait until it follows"),
+        (State.FAILED, "resume", "coinbase is failed"),
+    ],
+)
+async def test_what_makes_no_sense_now_is_refused_with_the_next_step(
+    valkey_url: str, state: State, kind: str, said: str
+):
+    async with instance(valkey_url, state=state) as one:
+        with pytest.raises(CommandRefused, match=said):
+            await one.send(kind)
+        assert one.ran == []
+        assert (await one.send("reload-settings")).text == "reload-settings by one"
+
+
+async def test_who_ends_takes_no_more_commands_and_says_so_by_silence(valkey_url: str):
+    async with instance(valkey_url) as one:
+        assert (await one.send("pause")).text == "pause by one"
+    with pytest.raises(NotRunning):
+        await in_thread(valkey_url, lambda c: send(c, "coinbase", "pause"))
+
+
 async def test_a_redis_that_was_away_is_listened_to_again(own_valkey: Any):
     async with instance(own_valkey.url) as one:
         await trio.to_thread.run_sync(own_valkey.stop)
