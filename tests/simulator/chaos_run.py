@@ -444,6 +444,8 @@ class Run:
         for series, end in feed.newest.items():
             if series.timeframe is Timeframe.M5 and end < last:
                 return f"the newest candle of {series} ended {iso(end)}"
+        if feed.report.readings is not None and (why := feed.report.readings.work.away_why):
+            return f"readings wait: {why}"
         waiting = feed.report.writer.waiting()
         return f"{waiting} candles wait" if waiting else ""
 
