@@ -348,6 +348,11 @@ class Repairs:
                 self._recheck.pop(name, None)
                 self.progress.unfillable += 1
 
+    async def forget_asked(self, series: Sequence[Series]) -> None:
+        """What was asked for is not known: what lacks is asked for once more."""
+        calls = [("HDEL", store.keys(one).companion, "asked_from") for one in series]
+        store.raise_unless_foreign(await self._redis.run_each(calls, "publish"))
+
     async def scan(self, series: Sequence[Series], cause: str, lane: Lane = Lane.REPAIR) -> int:
         """Add what the store lacks of the newest slots; returns how many series lack something.
 

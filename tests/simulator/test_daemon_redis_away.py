@@ -144,3 +144,24 @@ async def test_redis_is_emptied_while_the_daemon_runs(own_valkey: RedisServer, t
             await trio.sleep(2)
             await agree(own_valkey.url, simulator, daemon.symbols, within=40)
             assert simulator.stats.connections_total == 1
+
+
+async def test_what_was_noted_as_asked_for_after_redis_was_emptied_is_asked_for_again(
+    own_valkey: RedisServer, tmp_path: Path
+):
+    """A page of history was on its way: it was stored before, and noted after."""
+    with trio.fail_after(80):
+        async with (
+            exchange(symbols=2) as simulator,
+            running(simulator, own_valkey.url, tmp_path, top=2) as daemon,
+        ):
+            await daemon.whole()
+            await trio.to_thread.run_sync(own_valkey.clean)
+            notes = [
+                ("HSET", store.keys(one).companion, "asked_from", "0")
+                for symbol in daemon.symbols
+                for one in store.all_series(EXCHANGE, symbol)
+            ]
+            await stored(own_valkey.url, lambda client: client.run(notes))
+            await trio.sleep(2)
+            await agree(own_valkey.url, simulator, daemon.symbols, within=40)
