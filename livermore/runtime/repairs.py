@@ -349,7 +349,15 @@ class Repairs:
                 self.progress.unfillable += 1
 
     async def forget_asked(self, series: Sequence[Series]) -> None:
-        """What was asked for is not known: what lacks is asked for once more."""
+        """What was asked for is not known: what lacks is asked for once more.
+
+        Deeper history that waits was to follow what was asked for then, and would leave a hole.
+        """
+        under_way = set(self._asking.values())
+        for gaps in (self._open, self._unwritten):
+            for name, gap in list(gaps.items()):
+                if gap.cause == DEEPER and gap.series not in under_way:
+                    del gaps[name]
         calls = [("HDEL", store.keys(one).companion, "asked_from") for one in series]
         store.raise_unless_foreign(await self._redis.run_each(calls, "publish"))
 
