@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from livermore.adapters.valkey import valkey_binary
@@ -19,6 +20,11 @@ from tests.proxy import Proxy, proxied
 from tests.servers import Cluster, RedisServer, find_redis_server, running_server, server_room
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+# Timing never decides a test: a machine may be slow, or busy.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
