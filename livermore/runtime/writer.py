@@ -268,7 +268,7 @@ class Writer:
                 if isinstance(error, StoreError) and answered(error):
                     # One series is refused: the others go on meanwhile, if not frame by frame.
                     await trio.sleep(PACE)
-                    with trio.move_on_after(delay - PACE):
+                    with trio.move_on_after(max(0.0, delay - PACE)):
                         await self._wake.wait()
                 else:
                     await trio.sleep(delay)

@@ -40,6 +40,7 @@ class Desk:
         self.suspects: list[Suspect] = []
         self.now = T0 + 100 * DAY
         self.back = 0
+        self.chance = 0.5
 
     async def start(self) -> None:
         """A process: what it knows is what the store holds."""
@@ -57,7 +58,7 @@ class Desk:
             missing=self.missing.extend,
             suspects=self.suspects.extend,
             back=self._is_back,
-            chance=lambda: 0.5,
+            chance=lambda: self.chance,
         )
         series = [one for symbol in self.symbols for one in store.all_series(self.exchange, symbol)]
         await self.readings.start(series)

@@ -488,6 +488,38 @@ async def test_a_server_that_refuses_everything_is_not_asked_at_every_frame(own_
     desk.shut()
 
 
+@pytest.mark.parametrize("chance", [0.0, 0.999])
+async def test_a_call_that_is_refused_is_tried_again_however_short_the_wait(own_valkey, chance):
+    """A server that forgets its scripts as fast as they are loaded refuses one call, then others.
+
+    The wait after a refusal is spread: its shortest is shorter than a turn waits anyway.
+    """
+    desk = Desk(own_valkey.url)
+    desk.chance = chance
+    await desk.start()
+
+    def forget() -> None:
+        with own_valkey.client() as client:
+            while "No matching script" not in desk.writer.turns.away_why:
+                client.script_flush()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.writer.run)
+        with trio.fail_after(30):
+            async with trio.open_nursery() as forgetting:
+                forgetting.start_soon(trio.to_thread.run_sync, forget)
+                for slot in itertools.count():
+                    if desk.writer.turns.away_why:
+                        break
+                    desk.put([candle(desk, slot)])
+                    desk.writer.wake()
+                    await trio.sleep(0.01)
+        await wait_until(lambda: desk.writer.waiting() == 0 and desk.back == 1)
+        nursery.cancel_scope.cancel()
+    assert len(await desk.stored()) == slot
+    desk.shut()
+
+
 async def test_redis_is_back_when_it_took_a_write_not_when_there_was_none(own_valkey):
     """A ticker was refused, and nothing else is to be written for minutes."""
     desk = Desk(own_valkey.url)
