@@ -26,7 +26,7 @@ import trio
 from livermore import __version__
 from livermore.adapters.bans import Bans
 from livermore.adapters.channels import open_channels
-from livermore.adapters.memory import give_back
+from livermore.adapters.memory import collect_rarely, give_back, set_aside
 from livermore.adapters.redis import Redis
 from livermore.adapters.systemd import Notifier, status
 from livermore.adapters.urls import websocket_address
@@ -74,6 +74,8 @@ if TYPE_CHECKING:
 
 REVIVE = 3.0
 """Seconds between two looks at whether the private Valkey answers."""
+ASIDE = 3600.0
+"""Seconds between two times that all memory is looked through for garbage, at least."""
 TRIM = 10.0
 """Seconds between two times that memory nobody uses goes back to the system."""
 FOLLOWED = frozenset({"symbols", "top", "own", "alerts", "channels"})
@@ -396,11 +398,17 @@ async def start_fleet(
     return running
 
 
-async def keep_small() -> None:
-    """Give back what a moment of much work took."""
+async def keep_small(now: Callable[[], float] = time.time) -> None:
+    """Give back what a moment of much work took; look for garbage far from where candles end."""
+    collect_rarely()
+    due = 6 * TRIM  # until then what lives long is made
     while True:
         await trio.sleep(TRIM)
         await trio.to_thread.run_sync(give_back)
+        due -= TRIM
+        if due <= 0 and 20 <= now() % 60 < 40:
+            set_aside()
+            due = ASIDE
 
 
 async def keep_private_valkey(state_dir: Path, redis: Redis) -> None:

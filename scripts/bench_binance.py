@@ -15,7 +15,8 @@ sustained  Frames that close nothing, as fast as they are taken; every one must 
            consumer. cryptofeed makes a candle of each and stores it, the clock stops when Redis has
            taken the last; ``closed only``, its own default, parses them and drops them. Livermore
            tracks the running candle and publishes it twice a second.
-burst      Every symbol's flagged frame at one instant. A candle is readable when Valkey says that
+burst      A second in which every symbol's running candle comes once, a quarter of silence, and
+           every symbol's flagged frame at one instant. A candle is readable when Valkey says that
            its sorted set was changed, a reading when its key was set: told by keyspace
            notifications, on the same clock. ``all`` counts the readings of all timeframes.
 records    One TLS record per frame, as a server that writes every frame by itself makes them, or
@@ -29,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import math
 import os
@@ -56,6 +56,7 @@ from bench_pipeline import BEFORE, M5, MIDNIGHT, _measure, history, nothing_stor
 from wsproto import events
 
 from livermore.adapters import store
+from livermore.adapters.memory import collect_rarely, set_aside
 from livermore.adapters.redis import Client, Redis
 from livermore.adapters.valkey import valkey_binary
 from livermore.adapters.websocket import open_socket
@@ -78,6 +79,8 @@ MEMORY = 32 << 20
 FIRST = MIDNIGHT - (BEFORE + 1) * M5
 """The slot in which the sustained run falls, and the first to be closed."""
 RECORD = 16384
+SPREAD = 50
+"""The frames of a slot's last second come in so many parts."""
 PARTS = ("socket", "read", "tracker", "all")
 """How much of Livermore takes part: each holds the one before."""
 OTHERS = {"cryptofeed": [], "cryptofeed, closed only": ["--closed-only"]}
@@ -218,13 +221,17 @@ def exchange(directory: Path, records: str) -> None:
         order = json.loads(line)
         current = [one for one in subscribers if one.natives]
         frames = [list(order_frames(order, one.natives)) for one in current]
+        parts = SPREAD if order["kind"] == "before" else 1
         for one in current:
             one.lock.acquire()
-        data = [one.encrypted(some, records) for one, some in zip(current, frames, strict=True)]
-        tell({"frames": sum(map(len, frames)), "bytes": sum(map(len, data))})
+        data = [
+            [one.encrypted(some[at::parts], records) for at in range(parts)]
+            for one, some in zip(current, frames, strict=True)
+        ]
+        tell({"frames": sum(map(len, frames)), "bytes": sum(len(b) for some in data for b in some)})
         sys.stdin.readline()
         senders = [
-            threading.Thread(target=one.stream.sendall, args=(some,))
+            threading.Thread(target=send_spread, args=(one.stream, some))
             for one, some in zip(current, data, strict=True)
         ]
         sent = time.monotonic()
@@ -237,6 +244,14 @@ def exchange(directory: Path, records: str) -> None:
         tell({"sent": sent, "written": time.monotonic()})
 
 
+def send_spread(stream: socket.socket, parts: Sequence[bytes]) -> None:
+    """All parts within a second; one part at once."""
+    begun = time.monotonic()
+    for number, part in enumerate(parts):
+        time.sleep(max(0.0, begun + number / len(parts) - time.monotonic()))
+        stream.sendall(part)
+
+
 def order_frames(order: dict[str, Any], own: Sequence[str]) -> Iterator[bytes]:
     """What one connection is sent."""
     slot, kind = order["slot"], order["kind"]
@@ -244,9 +259,9 @@ def order_frames(order: dict[str, Any], own: Sequence[str]) -> Iterator[bytes]:
         for step in range(order["each"]):
             for native in own:
                 yield kline(native, slot, slot + 60_000 + step, step, closed=False)
-    elif kind == "before":  # the market did not run through the minutes between two boundaries
-        for step in range(4):
-            yield kline(own[0], slot, slot + M5 - 200 + step * 10, step, closed=False)
+    elif kind == "before":  # the last seconds of the slot
+        for place, native in enumerate(own):
+            yield kline(native, slot, slot + M5 - 1500 + place * 1000 // len(own), 7, closed=False)
     else:
         for place, native in enumerate(own):
             yield kline(native, slot, slot + M5 + 5 + place // 4, 50_000, closed=True)
@@ -285,8 +300,8 @@ async def livermore(url: str, redis_port: str, count: int, part: str, directory:
         else:
             trackers = await follow(nursery, url, redis_port, shards, part, directory, where)
             counted.extend([lambda t=one: t.counts.frames for one in trackers])  # type: ignore[misc]
-        gc.collect()
-        gc.freeze()
+        collect_rarely()  # as the daemon does
+        set_aside()
         tell({"connected": len(shards)})
 
         def frames() -> int:
@@ -356,7 +371,7 @@ async def follow(
         lease = Lease(redis, "binance", "bench", {})
         await lease.take()
         lease.valid_until = math.inf  # nobody else is here, and renewing is not what is measured
-        readings = Readings(redis, lease, random.random)
+        readings = Readings(redis, lease, random.random, first=lambda: writer.closing())  # noqa: PLW0108 - it comes later
 
         def missing(slots: Any) -> None:
             where["missing"] = where.get("missing", 0) + len(list[Missing](slots))
@@ -549,8 +564,7 @@ class Bench:
             slot = boundary - M5
             kind = "midnight" if boundary == MIDNIGHT else "15m" if boundary % (3 * M5) == 0 else ""
             self.send(consumer, "before", slot)
-            time.sleep(0.7)  # what is shown of it is shown
-            self.watcher.take(0.05, lambda heard: False)
+            self.watcher.take(0.25, lambda heard: False)  # what came of that
             timeframes = [tf for tf in TIMEFRAMES if boundary % tf.ms == 0] if ours else []
             wanted = count * (1 + len(timeframes)) if ours else count
 

@@ -17,10 +17,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import attrs
-import hiredis
 import redis
 import redis.cluster
 import redis.exceptions
@@ -28,6 +27,7 @@ import trio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from livermore.adapters.wire import Wire, packed, unpacked
 from livermore.errors import ConfigurationError, Fenced, StoreError, StoreUnusable
 
 SOCKET_TIMEOUT = 3.0
@@ -156,11 +156,7 @@ class Client:
         Nothing is retried but a call whose script the server did not know, or that another node of
         a cluster serves: it was not run.
         """
-        replies = self.run_each(calls)
-        for reply in replies:
-            if isinstance(reply, StoreError):
-                raise reply
-        return replies
+        return raise_first(self.run_each(calls))
 
     def one(self, *call: Any) -> Any:
         """The reply to one command."""
@@ -189,6 +185,10 @@ class Client:
                 break
             for i in places:
                 self._redis.nodes_manager.move_slot(replies[i])
+        return self.translated(replies)
+
+    def translated(self, replies: list[Any]) -> list[Any]:
+        """The library's errors among ``replies`` as ours, one for all that are the same one."""
         translated: dict[int, StoreError] = {}
         for i, reply in enumerate(replies):
             if isinstance(reply, Exception) and not isinstance(reply, StoreError):
@@ -197,6 +197,13 @@ class Client:
                     translated[id(reply)].__cause__ = reply
                 replies[i] = translated[id(reply)]
         return replies
+
+    def connection(self) -> Any:
+        """A connection of its own, connected; raises what redis-py raises."""
+        pool = self._connect().connection_pool
+        connection = pool.connection_class(**pool.connection_kwargs)
+        connection.connect()
+        return connection
 
     def _run_on(
         self,
@@ -225,12 +232,7 @@ class Client:
                 replies[i] = answer
                 if isinstance(answer, Exception):
                     trouble.append(answer)
-        if any(
-            # The primary may be another by now, at the same address.
-            isinstance(one, redis.exceptions.ReadOnlyError)
-            or not isinstance(one, redis.exceptions.ResponseError)
-            for one in trouble
-        ):
+        if any(map(is_lost, trouble)):
             self._lost(name)
 
     def _routes(
@@ -332,14 +334,14 @@ class Client:
             pipeline = server.pipeline(transaction=False)
             for call in calls:
                 pipeline.execute_command("ASKING")
-                pipeline.execute_command(*call)
+                pipeline.execute_command(*unpacked(call))
             return list(pipeline.execute(raise_on_error=False))[1::2]
         if len(calls) == 1:
             try:
-                return [server.execute_command(*calls[0])]
+                return [server.execute_command(*unpacked(calls[0]))]
             except redis.exceptions.ResponseError as error:
                 return [error]
-        if all(call[0] == "EVALSHA" for call in calls):
+        if is_scripts(calls):
             return _scripts(server, calls)
         pipeline = server.pipeline(transaction=False)
         for call in calls:
@@ -408,6 +410,64 @@ class Client:
             raise translate(error, self.shown) from error
 
 
+class Later(Sequence[Call]):
+    """Scripts that are made when they are sent: Redis works on the first while others are made.
+
+    ``make`` may be called more than once for one of ``count`` places.
+    """
+
+    def __init__(self, make: Callable[[int], Call], count: int) -> None:
+        self._make = make
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> Call: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Call]: ...
+
+    def __getitem__(self, place: int | slice) -> Call | list[Call]:
+        if isinstance(place, slice):
+            return [self._make(i) for i in range(*place.indices(self._count))]
+        if not 0 <= place < self._count:
+            raise IndexError(place)
+        return self._make(place)
+
+
+def is_scripts(calls: Sequence[Call]) -> bool:
+    """Whether all of them are scripts."""
+    return isinstance(calls, Later) or all(call[0] == "EVALSHA" for call in calls)
+
+
+def raise_first(replies: list[Any]) -> list[Any]:
+    """The replies; raises the first :class:`StoreError` among them."""
+    for reply in replies:
+        if isinstance(reply, StoreError):
+            raise reply
+    return replies
+
+
+async def ask_with_scripts(wire: Wire, calls: Sequence[Call], replies: list[Any]) -> None:
+    """Run those of ``calls`` whose script the server did not know once more, with it."""
+    unknown = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
+    if not unknown:
+        return
+    names = sorted({NAMES[calls[i][1]] for i in unknown})
+    loaded = await wire.ask([("SCRIPT", "LOAD", SCRIPTS[name]) for name in names])
+    refused = {
+        n: reply for n, reply in zip(names, loaded, strict=True) if isinstance(reply, Exception)
+    }
+    again = [calls[i] for i in unknown]
+    answers = [refused.get(NAMES[call[1]]) for call in again]
+    if not refused:
+        answers = await wire.ask(again)
+    for i, reply in zip(unknown, answers, strict=True):
+        replies[i] = replies[i] if reply is None else reply
+
+
 def _scripts(server: Any, calls: Sequence[Call]) -> list[Any]:
     """Run scripts in one round trip, errors in the places of the replies that are not there.
 
@@ -421,7 +481,7 @@ def _scripts(server: Any, calls: Sequence[Call]) -> list[Any]:
         for start in range(0, len(calls) + AHEAD, AHEAD):
             some = calls[start : start + AHEAD]
             if some:
-                connection.send_packed_command([b"".join(map(hiredis.pack_command, some))])
+                connection.send_packed_command([b"".join(map(packed, some))])
             while len(replies) < min(start, len(calls)):
                 try:
                     replies.append(connection.read_response())
@@ -435,6 +495,16 @@ def _scripts(server: Any, calls: Sequence[Call]) -> list[Any]:
     finally:
         pool.release(connection)
     return replies
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the connection is of no use any more.
+
+    The primary may be another by now, at the same address.
+    """
+    return isinstance(error, redis.exceptions.ReadOnlyError) or not isinstance(
+        error, redis.exceptions.ResponseError
+    )
 
 
 def is_unknown_script(reply: object) -> bool:
@@ -509,10 +579,15 @@ ABANDONED = "alerts"
 """The lane whose calls are left behind when they are cancelled: each of them may be repeated."""
 
 
+WIRED = frozenset({"write", "readings", "show"})
+"""The lanes whose scripts need no thread where there is neither a cluster nor TLS."""
+
+
 @attrs.define
 class _Lane:
     client: Client
     limiter: trio.CapacityLimiter
+    wire: Wire | None = None
 
 
 class Redis:
@@ -521,18 +596,31 @@ class Redis:
     def __init__(self, url: str) -> None:
         self.url = url
         self.shown = without_password(url)
-        self._lanes = {lane: _Lane(Client(url), trio.CapacityLimiter(1)) for lane in LANES}
+        plain = url.startswith(("redis://", "unix://"))
+        self._lanes = {
+            lane: _Lane(
+                Client(url),
+                trio.CapacityLimiter(1),
+                Wire(SOCKET_TIMEOUT) if plain and lane in WIRED else None,
+            )
+            for lane in LANES
+        }
 
     async def run(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
-        """Replies in order, from a worker thread. Raises :class:`StoreError`.
+        """Replies in order. Raises :class:`StoreError`.
 
         No call is abandoned but those of the lane :data:`ABANDONED`.
         """
         if not calls:
             return []
         chosen = self._lanes[lane]
+        if chosen.wire is not None and is_scripts(calls):
+            return raise_first(await self._run_on_wire(chosen, chosen.wire, calls))
         return await trio.to_thread.run_sync(
-            chosen.client.run, calls, limiter=chosen.limiter, abandon_on_cancel=lane == ABANDONED
+            chosen.client.run,
+            list(calls),
+            limiter=chosen.limiter,
+            abandon_on_cancel=lane == ABANDONED,
         )
 
     async def run_each(self, calls: Sequence[Call], lane: str = "write") -> list[Any]:
@@ -540,7 +628,29 @@ class Redis:
         if not calls:
             return []
         chosen = self._lanes[lane]
-        return await trio.to_thread.run_sync(chosen.client.run_each, calls, limiter=chosen.limiter)
+        if chosen.wire is not None and is_scripts(calls):
+            return await self._run_on_wire(chosen, chosen.wire, calls)
+        made = list(calls)  # whoever makes them is no business of another thread
+        return await trio.to_thread.run_sync(chosen.client.run_each, made, limiter=chosen.limiter)
+
+    @staticmethod
+    async def _run_on_wire(lane: _Lane, wire: Wire, calls: Sequence[Call]) -> list[Any]:
+        """As :meth:`run_each`, in the event loop."""
+        replies: list[Any]
+        async with lane.limiter:
+            with trio.CancelScope(shield=True):
+                asked = time.monotonic()
+                try:
+                    if not wire.is_open():
+                        wire.use(await trio.to_thread.run_sync(lane.client.connection))
+                    replies = await wire.ask(calls)
+                    await ask_with_scripts(wire, calls, replies)
+                except (*FAILURES, StoreError) as error:
+                    replies = [error] * len(calls)
+                lane.client.took = time.monotonic() - asked
+                if any(isinstance(one, Exception) and is_lost(one) for one in replies):
+                    wire.close()
+        return lane.client.translated(replies)
 
     async def one(self, *call: Any, lane: str = "read") -> Any:
         """The reply to one command."""
@@ -559,3 +669,5 @@ class Redis:
         """Close every lane."""
         for lane in self._lanes.values():
             lane.client.close()
+            if lane.wire is not None:
+                lane.wire.close()

@@ -14,7 +14,8 @@ from typing import Any
 import attrs
 import msgspec
 
-from livermore.adapters.redis import Call, answered, script
+from livermore.adapters.redis import DIGESTS, Call, answered, script
+from livermore.adapters.wire import Packed, bulk
 from livermore.errors import ImpossibleCandle, MalformedMessage, StoreError
 from livermore.market.candle import Candle, Evidence, Kind, Series
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
@@ -315,28 +316,56 @@ def write(
     all up to there silent.
     ``life`` is that of a private series, see :func:`life`.
     """
-    named = keys(series)
-    arguments: list[str | bytes | int] = [
-        epoch,
-        KEEP,
-        series.timeframe.ms,
-        named.close_channel,
-        named.correct_channel,
-        named.identity,
-        settled if history else "",
-    ]
-    arguments += [edge.time, edge.after, edge.before] if edge else ["", "", ""]
-    arguments.append(life or "")
+    key, start = _packed(series, epoch)
+    saved = NO_EDGE if edge is None else _edge(edge.time, edge.after, edge.before)
+    told = bulk(settled) if history else NOTHING
+    parts = [
+        b"*%d\r\n" % (ARGUMENTS + 5 * len(candles)),
+        start, told, saved, bulk(life) if life else NOTHING,
+    ]  # fmt: skip
     for candle in candles:
-        text = prices(candle) if candle.kind is Kind.TRADED else repr(candle.close)
-        arguments += [
-            candle.open_time,
-            text,
-            repr(candle.volume),
-            int(candle.evidence),
-            candle.as_of,
-        ]
-    return script("candles", (named.candles, named.companion), *arguments)
+        shown = prices(candle) if candle.kind is Kind.TRADED else repr(candle.close)
+        volume = repr(candle.volume)
+        # Figures are ASCII: as many bytes as characters.
+        parts.append(
+            f"{_figure(candle.open_time)}${len(shown)}\r\n{shown}\r\n"
+            f"${len(volume)}\r\n{volume}\r\n{EVIDENCE[candle.evidence]}"
+            f"{_figure(candle.as_of)}".encode()
+        )
+    return ("EVALSHA", DIGESTS["candles"], 2, key, Packed(b"".join(parts)))
+
+
+ARGUMENTS = 16
+"""What a write consists of before its first candle."""
+NOTHING = bulk("")
+NO_EDGE = NOTHING * 3
+EVIDENCE = [bulk(int(one)).decode() for one in Evidence]
+
+
+@functools.lru_cache(maxsize=64)
+def _figure(time: int) -> str:
+    """A time as it is sent: those of candles that are written together are few."""
+    return bulk(time).decode()
+
+
+@functools.lru_cache(maxsize=64)
+def _time(time: int) -> bytes:
+    return bulk(time)
+
+
+def _edge(time: int, after: bytes, before: bytes) -> bytes:
+    return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (_time(time), len(after), after, len(before), before)
+
+
+@functools.lru_cache(maxsize=20_000)
+def _packed(series: Series, epoch: int) -> tuple[str, bytes]:
+    """The first key of a write, and what of it is the same every time, ready to be sent."""
+    named = keys(series)
+    words: tuple[str | int, ...] = (
+        "EVALSHA", DIGESTS["candles"], 2, named.candles, named.companion, epoch, KEEP,
+        series.timeframe.ms, named.close_channel, named.correct_channel, named.identity,
+    )  # fmt: skip
+    return named.candles, b"".join([bulk(word) for word in words])
 
 
 def written(

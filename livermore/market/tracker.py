@@ -1049,6 +1049,8 @@ class Tracker:
             tape.partial = []
         oldest = tape.closed_to - (KEPT - 1) * self._timeframe.ms
         for kept in (tape.slots, tape.closed):
+            if not kept:
+                continue
             # The newest summed slot before stays: its close is the price of the empties after it.
             stale = sorted(t for t in kept if t < oldest)
             for open_time in stale[:-1] if kept is tape.slots else stale:

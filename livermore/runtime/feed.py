@@ -496,7 +496,10 @@ class Feed:
             say=lambda event, fields: self.journal.info(event, **fields),
             posted=self._delivery.wake,
         )  # fmt: skip
-        readings = Readings(self._redis, self._lease, self._chance, alerting)
+        readings = Readings(
+            self._redis, self._lease, self._chance, alerting,
+            first=lambda: writer.closing(),  # noqa: PLW0108
+        )  # fmt: skip
         writer = Writer(
             self._redis, self._lease, self._pending,
             clock=self.now,

@@ -56,6 +56,8 @@ MOST_PUT_OFF = 20
 SOON = 0.5
 """Seconds of such a burst after which what the rules found is handed on."""
 
+GIVE_WAY = 0.05
+"""Seconds for which readings wait at most until the closes that wait are written."""
 RETRY = 2.0
 """Seconds between two tries at a reading whose key is somebody else's."""
 
@@ -133,8 +135,10 @@ class Readings:
         lease: Lease,
         chance: Callable[[], float],
         alerting: Alerting | None = None,
+        first: Callable[[], bool] = lambda: False,
     ) -> None:
         self._redis = redis
+        self._first = first
         self._alerting = alerting
         self._lease = lease
         self._chance = chance
@@ -321,6 +325,7 @@ class Readings:
                 self._wake = trio.Event()
                 with trio.move_on_after(RETRY if self._foreign or self._shut_out else math.inf):
                     await self._wake.wait()
+            await self._give_way()
             try:
                 await self.turn()
             except Fenced:
@@ -331,6 +336,13 @@ class Readings:
             else:
                 self.work.away_why = ""
                 backoff.reset()
+
+    async def _give_way(self) -> None:
+        """Candles come first while some wait to be written: who computes delays who writes."""
+        with trio.move_on_after(GIVE_WAY):
+            while self._first():
+                self._wake = trio.Event()
+                await self._wake.wait()
 
     async def turn(self) -> None:
         """Bring every reading up to what was stored."""

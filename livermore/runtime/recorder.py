@@ -33,9 +33,13 @@ from livermore.runtime.journal import Journal
 REMEMBERED = 1200.0
 """Seconds a ring reaches back at most."""
 SEGMENT = 60.0
-"""Seconds of a segment."""
+"""Seconds of a segment. The first is shorter: the others begin in the middle of a minute."""
 SEGMENTS = 8
 """Into so many segments the memory is divided, where it is full before their time is."""
+MINUTE, BUSY = 60_000, 1_000
+"""Ms after a full minute in which no segment begins, unless there is no room."""
+SPARE = 4
+"""The part of the room of a segment that is left for them."""
 OVERHEAD = 160
 """Bytes an entry takes beside its text: with it, the bound on bytes is one on entries as well."""
 COLLECT = 15.0
@@ -119,13 +123,15 @@ class Ring:
         """Bytes the open segment may take."""
         self._room = 0
         """What is left of them."""
+        self._spare = 0
+        """What is left for a moment in which candles end."""
         self._until = -1.0
         """Monotonic time at which it ends."""
         tracker.witness = self.told
 
     def heard(self, now: float, frame: str | bytes) -> None:
         """A frame, before the tracker takes it. For every one of them: no more than an append."""
-        if now >= self._until or self._room <= 0:
+        if (now >= self._until or self._room <= self._spare) and not self._has_to_wait(now):
             self._turn(now)
         self._entries.append((now, frame))
         self._room -= len(frame) + OVERHEAD
@@ -133,7 +139,7 @@ class Ring:
     def told(self, what: str, about: object, now: float | None) -> None:
         """Anything else, before the tracker acts on it."""
         at = self._moment() if now is None else now
-        if at >= self._until or self._room <= 0:
+        if (at >= self._until or self._room <= self._spare) and not self._has_to_wait(at):
             self._turn(at)
         if what == "connected" and self.began is None:
             self.began = self._tracker.clock.read(at)
@@ -169,7 +175,8 @@ class Ring:
         # With little memory and many symbols, what is known takes more than its share.
         self._space = max(self._limit // SEGMENTS, 2 * len(state))
         self._room = self._space - len(state)
-        self._until = now + SEGMENT
+        self._spare = self._room // SPARE
+        self._until = now + self._lasts(self._open.clock)
         held = sum(one.size for one in self._closed) + self._space
         while self._closed:
             following = self._closed[1] if len(self._closed) > 1 else self._open
@@ -177,6 +184,23 @@ class Ring:
                 break
             held -= self._closed.popleft().size
         self._wake()
+
+    def _has_to_wait(self, now: float) -> bool:
+        """Whether the next segment has to: candles end, and there is room for their frames."""
+        if self._room <= 0 or self._open is None:
+            return False
+        clock = self._tracker.clock.read(now)
+        return clock is not None and clock % MINUTE < BUSY
+
+    @staticmethod
+    def _lasts(clock: int | None) -> float:
+        """Seconds of a segment that begins at ``clock``: the next begins in the middle of a minute.
+
+        To remember costs milliseconds, and at the full minute candles end.
+        """
+        if clock is None:
+            return SEGMENT
+        return (SEGMENT / 2 - clock / 1000) % SEGMENT or SEGMENT
 
     # -- for the recorder
 

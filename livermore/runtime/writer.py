@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from livermore.adapters import store
-from livermore.adapters.redis import Call, Redis, answered, script
+from livermore.adapters.redis import Call, Later, Redis, answered, script
 from livermore.errors import LeaseLost, StoreError
 from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.events import Ticker
@@ -42,6 +42,8 @@ PARENTS_SHOWN = 4
 TICKER_TTL = 60
 SETTLES = 15_000
 """Milliseconds after its end from which a slot is history to whoever begins with a series."""
+IN_A_ROW = 8
+"""How often in a row what closed meanwhile is written before anything else."""
 PACE = 0.25
 """Seconds a turn waits at least after one in which a series was refused."""
 RETRY = 2.0
@@ -141,6 +143,7 @@ class Writer:
         self._followed: Sequence[Series] = ()
         self._left: set[Series] = set()
         """Series that were followed and are not any more: a page of theirs comes too late."""
+        self._writing = False
         self._turning = trio.Lock()
         self._wake = trio.Event()
         self.turns = Turns()
@@ -317,7 +320,7 @@ class Writer:
         started = trio.current_time()
         self._refused.clear()
         await self._write_closes()
-        await self._write(self._past, history=True)
+        await self._write_past()
         if self._pages:
             await self._write_closes()
             await self._write_page(self._pages[0])
@@ -331,9 +334,25 @@ class Writer:
             raise self._refused[0]
 
     async def _write_closes(self) -> None:
-        """What closed by now: where Redis is slow it does not wait for the rest of a turn."""
-        self._collect()
-        await self._write(self._batch, history=False)
+        """What closed by now: where Redis is slow it does not wait for the rest of a turn.
+
+        What closes while some are written goes next; what became of them is looked at afterwards.
+        """
+        results: list[store.Written] = []
+        self._writing = True
+        try:
+            for _ in range(IN_A_ROW):
+                self._collect()
+                await self._write(self._batch, results, history=False)
+                if self._refused or not self._pending.closes:
+                    break
+        finally:
+            self._writing = False
+            self._account(results, self._clock())
+
+    def closing(self) -> bool:
+        """Whether candles that closed wait to be written, or are being written."""
+        return self._writing or bool(self._pending.closes)
 
     def _collect(self) -> None:
         """Take what the trackers left, fold it upwards, and pass gaps and doubts on."""
@@ -382,8 +401,8 @@ class Writer:
         self.turns.overflow += len(dropped)
         self._missing(dropped)
 
-    async def _write(self, batch: Batch, *, history: bool) -> None:
-        """Store a batch, shortest timeframe first; what Redis took leaves it."""
+    async def _write(self, batch: Batch, results: list[store.Written], *, history: bool) -> None:
+        """Store a batch, shortest timeframe first; what Redis took leaves it for ``results``."""
         moment = trio.current_time()
         due = [series for series in batch if self._foreign.get(series, moment) <= moment]
         if not due:
@@ -391,15 +410,22 @@ class Writer:
         ordered = sorted(due, key=lambda series: _RANK[series.timeframe])
         listed = [[batch[series][t] for t in sorted(batch[series])] for series in ordered]
         replies = await self._store(ordered, listed, history=history)
-        now = None if history else self._clock()
         for series, candles, reply in zip(ordered, listed, replies, strict=True):
             if not isinstance(reply, StoreError):
                 del batch[series]
-                self._account(store.written(series, candles, reply, history=history), now)
+                results.append(store.written(series, candles, reply, history=history))
             elif store.is_foreign(reply):
                 for candle in candles[:-HELD]:
                     del batch[series][candle.open_time]
         self._raise_unless_refused(ordered, replies)
+
+    async def _write_past(self) -> None:
+        """What is no news."""
+        results: list[store.Written] = []
+        try:
+            await self._write(self._past, results, history=True)
+        finally:
+            self._account(results, None)
 
     async def _write_page(self, page: _Page) -> None:
         [reply] = await self._store([page.series], [page.candles], history=True)
@@ -410,10 +436,10 @@ class Writer:
             page.result = store.written(page.series, page.candles, reply, history=True)
             for candle in page.candles:
                 self._fold(self._past, candle)
-            self._account(page.result, None)
+            self._account([page.result], None)
         self._pages.popleft()
         page.done.set()
-        await self._write(self._past, history=True)
+        await self._write_past()
 
     async def _store(
         self, ordered: Sequence[Series], listed: Sequence[Sequence[Candle]], *, history: bool
@@ -421,18 +447,22 @@ class Writer:
         """The replies, in order. Raises :class:`LeaseLost` when we may not write."""
         self._check_lease()
         settled = (self._clock() or 0) - SETTLES if history else 0
-        calls = [
-            store.write(
+        epoch = self._lease.epoch
+
+        def write(place: int) -> Call:
+            series = ordered[place]
+            ms = series.timeframe.ms
+            return store.write(
                 series,
-                self._lease.epoch,
-                candles,
+                epoch,
+                listed[place],
                 history=history,
                 edge=self._edge(series),
-                settled=max(0, settled // series.timeframe.ms - 1) * series.timeframe.ms,
+                settled=max(0, settled // ms - 1) * ms,
                 life=store.life(series, self._chance),
             )
-            for series, candles in zip(ordered, listed, strict=True)
-        ]
+
+        calls = Later(write, len(ordered))
         asked = trio.current_time()
         replies = await self._redis.run_each(calls)
         self.turns.beat = trio.current_time()
@@ -453,7 +483,11 @@ class Writer:
                     raise reply
                 self._refused.append(reply)
 
-    def _account(self, result: store.Written, now: int | None) -> None:
+    def _account(self, results: Iterable[store.Written], now: int | None) -> None:
+        for result in results:
+            self._account_for(result, now)
+
+    def _account_for(self, result: store.Written, now: int | None) -> None:
         """Count, tell the readings, and queue a look for what contradicts the store."""
         self._stored(result)
         if self._foreign.pop(result.series, None) is not None:
@@ -520,7 +554,7 @@ class Writer:
             ):
                 if not isinstance(children, StoreError) and not isinstance(parents, StoreError):
                     self._fold_again(parent, slots, children, parents)
-            await self._write(self._past, history=True)
+            await self._write_past()
 
     def _fold_again(
         self, parent: Series, slots: set[int], children: Sequence[bytes], parents: Sequence[bytes]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from livermore.adapters import store
 from livermore.adapters.redis import Client, script
+from livermore.adapters.wire import unpacked
 from livermore.errors import Fenced, StoreError
 from livermore.market.candle import Candle, Evidence, Kind, Series
 from livermore.market.timeframe import Timeframe
@@ -175,7 +176,7 @@ def test_each_kind_of_input_gets_its_code(desk):
 
 
 def test_an_empty_without_any_known_price_is_not_written(desk):
-    call = store.write(desk.series, 1, [desk.empty(0)])
+    call = unpacked(store.write(desk.series, 1, [desk.empty(0)]))
     nameless = (*call[:-4], "", *call[-3:])
     [reply] = desk.client.run([nameless])
     assert store.written(desk.series, [desk.empty(0)], reply).codes == "o"

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from livermore.adapters import store
 from livermore.adapters.redis import DIGESTS, SCRIPTS, Call
+from livermore.adapters.wire import unpacked
 from livermore.market.candle import Candle, Evidence, Kind, Series
 from livermore.market.timeframe import Timeframe
 
@@ -59,7 +60,7 @@ class Way:
     def run(self, name: str, call: Call, keep: int | None = None) -> list[Any]:
         """The reply, what was announced, and all that is stored then, in its order."""
         candles, companion, indicator = self.keys
-        words = list(call)
+        words = list(unpacked(call))
         words[1] = self.digests[name]
         words[3 : 3 + int(call[2])] = [candles, companion] if name == "candles" else [indicator]
         if keep is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 import pytest
 import redis
 import trio
+import trio.testing
 
 from livermore.adapters import store
 from livermore.adapters.redis import Call
@@ -17,6 +18,7 @@ from livermore.market.candle import Candle, Evidence, Kind, Series
 from livermore.market.events import Ticker
 from livermore.market.timeframe import TIMEFRAMES, Timeframe
 from livermore.market.tracker import Forming, Missing, Suspect
+from livermore.runtime import readings as readings_module
 from livermore.runtime import writer as module
 from tests.integration.test_readings import M5, T0, Desk, assert_equal, candle, nothing, price
 from tests.servers import RedisServer
@@ -414,6 +416,86 @@ async def test_a_close_does_not_wait_for_all_the_parents_of_a_correction(desk, m
     assert written[-1] == day
     assert len(await desk.stored()) == 301
     await assert_parents_fold(desk)
+
+
+async def test_what_closes_while_others_are_written_goes_next(valkey_url, monkeypatch):
+    """Not after the rest of the turn: a thousand that close at one instant come in parts."""
+    desk = Desk(valkey_url, ("A-USD", "B-USD", "C-USD", "D-USD"))
+    await desk.start()
+    asked, stored = desk.lanes.run_each, desk.writer._stored
+    batches: list[int] = []
+    seen: list[int] = []
+
+    def put(symbol: str) -> None:
+        desk.put([attrs.evolve(candle(desk, 0), series=desk.series(symbol=symbol))])
+
+    async def closes_meanwhile(calls: Sequence[Call], lane: str = "write") -> list[object]:
+        batches.append(len(calls))
+        assert desk.writer.closing()
+        if len(batches) < 4:
+            put(desk.symbols[len(batches)])
+        replies: list[object] = await asked(calls, lane)
+        return replies
+
+    def told(written: store.Written) -> None:
+        seen.append(len(batches))
+        stored(written)
+
+    monkeypatch.setattr(desk.lanes, "run_each", closes_meanwhile)
+    monkeypatch.setattr(desk.writer, "_stored", told)
+    put("A-USD")
+    assert desk.writer.closing()
+    await desk.writer.finish()
+    assert not desk.writer.closing()
+    assert desk.writer.turns.turns == 1
+    assert batches == [1] * 4
+    assert seen == [4] * 4, "what became of them was looked at when all were written"
+    assert desk.writer.turns.closes == 4
+    desk.shut()
+
+
+async def test_who_closes_without_end_does_not_keep_the_rest_of_a_turn_from_its_work(
+    desk, monkeypatch
+):
+    asked = desk.lanes.run_each
+    slots = itertools.count(1)
+
+    async def closes_meanwhile(calls: Sequence[Call], lane: str = "write") -> list[object]:
+        desk.put([candle(desk, next(slots))])
+        replies: list[object] = await asked(calls, lane)
+        return replies
+
+    monkeypatch.setattr(desk.lanes, "run_each", closes_meanwhile)
+    desk.put([candle(desk, 0)])
+    with trio.fail_after(10):
+        await desk.writer.finish()
+    assert desk.writer.turns.closes >= module.IN_A_ROW
+
+
+async def test_readings_give_way_to_closes_but_not_for_long(desk, monkeypatch):
+    monkeypatch.setattr(readings_module, "GIVE_WAY", 3600.0)
+    busy, key = True, store.keys(desk.series()).indicator
+    monkeypatch.setattr(desk.readings, "_first", lambda: busy)
+    await desk.readings.turn()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.readings.run)
+        for slot in range(2):
+            await desk.close(candle(desk, slot), reading=False)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert await desk.lanes.one("GET", key) is None
+        busy = False
+        await desk.close(candle(desk, 2), reading=False)
+        with trio.fail_after(10):
+            while await desk.lanes.one("GET", key) is None:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert (await desk.reading()).open_time == T0 + 2 * M5.ms
+        busy = True
+        monkeypatch.setattr(readings_module, "GIVE_WAY", 0.05)
+        await desk.close(candle(desk, 3), reading=False)
+        with trio.fail_after(10):
+            while (await desk.reading()).open_time < T0 + 3 * M5.ms:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_refold_that_redis_interrupts_is_made_up_for(own_valkey: RedisServer, monkeypatch):

@@ -101,6 +101,45 @@ def test_a_ring_reaches_back_as_long_as_it_should_and_hardly_longer():
         assert now - oldest <= REMEMBERED + 2 * SEGMENT
 
 
+@pytest.mark.parametrize("second", [0.0, 7.5, 29.9, 30.0, 31.0, 59.0])
+def test_what_is_known_is_not_written_down_where_candles_end(second: float):
+    """That costs milliseconds, which who waits for the close would wait as well."""
+    tracker = new_tracker(clock=T0 + int(second * 1000))
+    ring = Ring("a", tracker, {}, 16 * MIB, lambda: None, lambda: 0.0)
+    begun = []
+    for step in range(3000):
+        ring.heard(step / 10, "frame")
+        begun.append(ring.reaches if step == 0 else len(ring._closed))
+    turns = [i / 10 for i in range(2, 3000) if begun[i] != begun[i - 1]]
+    assert [round((second + at) % 60, 1) for at in turns] == [30.0] * len(turns)
+    assert len(turns) in (4, 5, 6)
+
+
+def test_a_segment_that_is_full_when_candles_end_has_room_for_their_frames():
+    frame = "x" * 1000
+    for began in (T0 // 60_000 * 60_000 + 30_000, T0 // 60_000 * 60_000 + 60_000):
+        tracker = new_tracker(clock=began)
+        ring = Ring("a", tracker, {}, MIB, lambda: None, lambda: 0.0)
+        ends = 0.0 if began % 60_000 == 0 else 30.0
+        turns: list[tuple[float, int]] = []
+        for step in range(400):
+            now = step * 0.9 / 400 + ends  # all within the busy second
+            closed = len(ring._closed)
+            ring.heard(now, frame)
+            if len(ring._closed) > closed:
+                turns.append((now, len(ring._closed[-1].entries)))
+        # Full segments end all the same: the bound on bytes comes first.
+        assert [count for _, count in turns[1:]] == [turns[1][1]] * len(turns[1:])
+        assert turns[1][1] > 100
+        assert ring.size <= MIB
+    tracker = new_tracker(clock=T0 // 60_000 * 60_000 + 30_000)
+    ring = Ring("a", tracker, {}, MIB, lambda: None, lambda: 0.0)
+    for step in range(200):
+        ring.heard(step / 100, frame)
+    usual = len(ring._closed[0].entries)
+    assert usual * 1.2 < turns[1][1] < usual * 1.5
+
+
 def test_many_symbols_in_little_memory_do_not_remember_at_every_frame(
     monkeypatch: pytest.MonkeyPatch,
 ):

@@ -1,0 +1,166 @@
+"""Scripts on one plain connection to Redis, in the event loop: no thread is woken for them.
+
+What was measured and shapes this file: where a thousand candles close at one instant, the thread
+that should write the first of them waited 5-7 ms for the interpreter, busy with frames, and again
+after every reply. Here Redis works while frames are read. redis-py connects (addresses, users and
+databases are its business), hiredis reads the replies. Clusters and TLS stay with the threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+import redis.exceptions
+import trio
+
+AT_ONCE = 50
+"""Calls that are packed and sent before more are: Redis works while we pack."""
+CHUNK = 1 << 16
+SOON = 0.2
+"""Seconds for which a reply is waited for in the event loop, and then in a thread: how long is
+waited at all is real time, whatever clock the event loop has."""
+
+
+class Packed(bytes):
+    """A whole call as it is sent: the last element of one that was packed when it was made."""
+
+
+def packed(call: tuple[Any, ...]) -> bytes:
+    """``call`` as it is sent."""
+    last = call[-1]
+    return last if type(last) is Packed else hiredis.pack_command(call)
+
+
+def unpacked(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``call`` with all its arguments."""
+    if type(call[-1]) is not Packed:
+        return call
+    reader = hiredis.Reader()
+    reader.feed(call[-1])
+    return (*call[:-1], *reader.gets()[len(call) - 1 :])
+
+
+def bulk(argument: str | bytes | int) -> bytes:
+    """One argument of a call as it is sent."""
+    text = argument if isinstance(argument, bytes) else str(argument).encode()
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+class Wire:
+    """One connection. Used by one task at a time."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._connection: Any = None
+        self._socket: socket.socket | None = None
+        self._reader: hiredis.Reader | None = None
+
+    def is_open(self) -> bool:
+        """Whether there is a connection that nobody has ended since it was used last."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        self.close()  # ended, or something comes that nobody asked for
+        return False
+
+    def use(self, connection: Any) -> None:
+        """Take a connection of redis-py that is connected and that nobody else uses."""
+        self._connection = connection
+        self._socket = connection._sock  # it has no other name
+        self._socket.setblocking(False)
+        self._reader = hiredis.Reader(
+            protocolError=redis.exceptions.InvalidResponse,
+            replyError=connection._parser.parse_error,
+        )
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = self._socket = self._reader = None
+
+    async def ask(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Replies in order, errors in the places of those that are none.
+
+        Where one is no ``ResponseError`` the connection is closed, and what came of the calls it
+        stands for is not known.
+        """
+        assert self._reader is not None
+        assert self._socket is not None
+        replies: list[Any] = []
+        try:
+            for start in range(0, len(calls), AT_ONCE):
+                some = calls[start : start + AT_ONCE]
+                await self._send(b"".join(map(packed, some)))
+            while self._take(replies, len(calls)):
+                await self._receive()
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # replies may be here that were not read yet
+                while self._take(replies, len(calls)) and (data := self._socket.recv(CHUNK)):
+                    self._reader.feed(data)
+            self.close()  # others that come must not answer the next call
+            if not isinstance(error, redis.exceptions.RedisError | OSError):
+                raise
+            replies += [error] * (len(calls) - len(replies))
+        return replies
+
+    def _take(self, replies: list[Any], wanted: int) -> bool:
+        """Put what was received with the other replies; whether more is wanted."""
+        assert self._reader is not None
+        while len(replies) < wanted:
+            reply = self._reader.gets()
+            if reply is False:
+                return True
+            if not isinstance(reply, hiredis.PushNotification):
+                replies.append(reply)
+        return False
+
+    async def _send(self, data: bytes) -> None:
+        assert self._socket is not None
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                await self._until(self._socket, select.POLLOUT)
+
+    async def _receive(self) -> None:
+        assert self._socket is not None
+        assert self._reader is not None
+        while True:
+            try:
+                data = self._socket.recv(CHUNK)
+            except BlockingIOError:
+                await self._until(self._socket, select.POLLIN)
+            else:
+                break
+        if not data:
+            raise redis.exceptions.ConnectionError("Connection closed by server.")
+        self._reader.feed(data)
+
+    async def _until(self, one: socket.socket, what: int) -> None:
+        """Wait for the socket; raises redis-py's ``TimeoutError``."""
+        begun = time.monotonic()
+        with trio.move_on_after(SOON) as soon:
+            if what == select.POLLIN:
+                await trio.lowlevel.wait_readable(one)
+            else:
+                await trio.lowlevel.wait_writable(one)
+        if not soon.cancelled_caught:
+            return
+        poll = select.poll()
+        poll.register(one, what)
+        left = max(0.0, begun + self._timeout - time.monotonic())
+        if not await trio.to_thread.run_sync(poll.poll, left * 1000):
+            raise redis.exceptions.TimeoutError("Timeout reading from socket")

@@ -1,0 +1,204 @@
+"""Scripts in the event loop, against a real Valkey: what happens to replies when things break."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from livermore.adapters import redis as module
+from livermore.adapters import store
+from livermore.adapters.redis import Call, Redis
+from livermore.adapters.wire import AT_ONCE
+from livermore.errors import StoreError, StoreUnusable
+from livermore.market.candle import Candle, Series
+from livermore.market.timeframe import Timeframe
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+
+M5 = Timeframe.M5
+T0 = 1_750_000_200_000
+
+
+def write(symbol: str, slot: int = 0) -> Call:
+    series = Series("coinbase", symbol, M5)
+    return store.write(series, 1, [Candle(series, T0 + slot * M5.ms, 1.0, 2.0, 1.0, 2.0, 3.0)])
+
+
+def codes(replies: list[object]) -> str:
+    return "".join(
+        "!" if isinstance(one, StoreError) else one[2].decode()  # type: ignore[index]
+        for one in replies
+    )
+
+
+@pytest.fixture
+def lanes(own_valkey: RedisServer) -> Iterator[Redis]:
+    lanes = Redis(own_valkey.url)
+    yield lanes
+    lanes.close()
+
+
+async def test_scripts_are_loaded_where_they_are_not_known_and_run_once(
+    lanes: Redis, own_valkey: RedisServer
+):
+    calls = [write(f"S{n}-USD") for n in range(3 * AT_ONCE + 7)]
+    assert codes(await lanes.run_each(calls)) == "a" * len(calls)
+    with own_valkey.client() as client:
+        client.script_flush()
+    assert codes(await lanes.run_each(calls)) == "s" * len(calls)
+    with own_valkey.client() as client:
+        client.script_flush()
+    with pytest.raises(StoreError, match="FENCED"):
+        await lanes.run([store.write(Series("coinbase", "S1-USD", M5), 0, [])])
+
+
+async def test_twenty_thousand_calls_at_once_come_back_in_their_order(lanes: Redis):
+    """More than fits into what lies between us and the server, both ways."""
+    calls = [write(f"S{n % 100}-USD", n // 100) for n in range(20_000)]
+    replies = await lanes.run_each(calls)
+    assert codes(replies) == "a" * 20_000
+    assert [reply[0] for reply in replies] == [n // 100 + 1 for n in range(20_000)]
+
+
+async def test_while_redis_works_the_event_loop_goes_on(lanes: Redis, proxy: Proxy):
+    slow = Redis(proxy.url)
+    await slow.run([write("A-USD")])
+    proxy.delay = 0.5
+    beats = itertools.count()
+    async with trio.open_nursery() as nursery:
+
+        async def beat() -> None:
+            while True:
+                await trio.sleep(0.01)
+                next(beats)
+
+        nursery.start_soon(beat)
+        assert codes(await slow.run_each([write("A-USD", 1)])) == "a"
+        nursery.cancel_scope.cancel()
+    assert next(beats) > 10
+    assert slow.took("write") >= 0.5
+    slow.close()
+
+
+async def test_a_connection_that_was_ended_meanwhile_is_no_error(
+    lanes: Redis, own_valkey: RedisServer
+):
+    assert codes(await lanes.run_each([write("A-USD")])) == "a"
+    with own_valkey.client() as client:
+        client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+    assert codes(await lanes.run_each([write("A-USD", 1)])) == "a"
+    own_valkey.restart()
+    assert codes(await lanes.run_each([write("B-USD")])) == "a"
+
+
+async def test_of_a_batch_that_is_cut_nothing_is_run_twice(
+    lanes: Redis, own_valkey: RedisServer, proxy: Proxy
+):
+    cut = Redis(proxy.url)
+    await cut.run([write("OTHER-USD")])
+    calls = [write(f"S{n}-USD") for n in range(250)]
+    made = proxy.cut("candles:coinbase:S220-USD", request=30)
+    told = codes(await cut.run_each(calls))
+    assert made.made.wait(5)
+    assert "!" in told
+    assert told.strip("!").strip("a") == ""
+    assert told == "a" * told.count("a") + "!" * told.count("!")
+    again = codes(await cut.run_each(calls))
+    assert again == "s" * again.count("s") + "a" * again.count("a"), "what was run is the same now"
+    assert again.count("s") >= told.count("a")
+    assert codes(await lanes.run_each(calls)) == "s" * 250
+    cut.close()
+
+
+@pytest.mark.parametrize("rate", [0.0, 60.0])
+async def test_silence_is_an_error_after_real_seconds_whatever_the_clock_says(
+    own_valkey: RedisServer, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock, rate: float
+):
+    """With a clock that stands still nothing but real time ends it."""
+    monkeypatch.setattr(module, "SOCKET_TIMEOUT", 1.0)
+    lanes = Redis(own_valkey.url)
+    mock_clock.rate = rate
+    if rate == 0.0:
+        mock_clock.autojump_threshold = 0.0
+    await lanes.run([write("A-USD")])
+    own_valkey.pause()
+    begun = time.monotonic()
+    [reply] = await lanes.run_each([write("A-USD", 1)])
+    took = time.monotonic() - begun
+    own_valkey.resume()
+    assert "Timeout" in str(reply)
+    assert 0.9 < took < 5.0
+    # The connection is another: what comes late answers nobody.
+    [reply] = await lanes.run_each([write("B-USD")])
+    assert reply[0] == 1
+    lanes.close()
+
+
+async def test_who_is_cancelled_waits_for_the_reply(lanes: Redis, own_valkey: RedisServer):
+    await lanes.run([write("A-USD")])
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await lanes.run_each([write("A-USD", 1)])
+    assert scope.cancelled_caught, "who was cancelled before does not begin"
+    own_valkey.pause()
+    came: list[object] = []
+
+    async def ask() -> None:
+        came.extend(await lanes.run_each([write("A-USD", 1)]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+        own_valkey.resume()
+    assert codes(came) == "a"
+    assert codes(await lanes.run_each([write("A-USD", 1)])) == "s"
+
+
+async def test_a_server_that_is_away_refuses_or_is_a_replica_says_so(
+    own_valkey: RedisServer,
+):
+    lanes = Redis(own_valkey.url)
+    with own_valkey.client() as client:
+        client.config_set("maxmemory", 1)
+        [full] = await lanes.run_each([write("A-USD")])
+        client.config_set("maxmemory", 0)
+        client.replicaof("127.0.0.1", 1)
+        [replica] = await lanes.run_each([write("A-USD")])
+        client.replicaof("NO", "ONE")
+        assert codes(await lanes.run_each([write("A-USD")])) == "a"
+    own_valkey.stop()
+    replies = await lanes.run_each([write("A-USD"), write("B-USD")])
+    assert all(isinstance(one, StoreError) for one in replies)
+    assert replies[0] is replies[1]
+    assert "full" in str(full)
+    assert "read-only" in str(replica)
+    lanes.close()
+
+
+async def test_users_passwords_and_databases_of_the_url_hold(own_valkey: RedisServer):
+    with own_valkey.client() as client:
+        client.execute_command("ACL", "SETUSER", "me", "on", ">p/w d", "~*", "&*", "+@all")
+    url = own_valkey.url.replace("unix://", "unix://me:p%2Fw%20d@") + "?db=3"
+    lanes = Redis(url)
+    assert codes(await lanes.run_each([write("A-USD")])) == "a"
+    with own_valkey.client() as client:
+        assert client.dbsize() == 0
+        client.execute_command("SELECT", 3)
+        assert client.dbsize() == 2
+    lanes.close()
+    wrong = Redis(url.replace("p%2Fw", "other"))
+    with pytest.raises(StoreUnusable, match="refuses us"):
+        await wrong.run([write("A-USD")])
+    wrong.close()
+
+
+async def test_a_lane_of_threads_answers_the_same(lanes: Redis):
+    calls = [write(f"S{n}-USD") for n in range(20)]
+    assert codes(await lanes.run_each(calls, "lease")) == "a" * 20
+    assert await lanes.run_each(calls, "lease") == await lanes.run_each(calls, "write")
