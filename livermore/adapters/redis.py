@@ -1,5 +1,8 @@
 """Redis, Valkey or a cluster: synchronous redis-py behind worker threads, one hop per batch.
 
+Scripts of the hottest lanes take a shorter way where there is neither a cluster nor TLS, see
+:mod:`~livermore.adapters.wire`.
+
 What was measured and shapes this file: redis-py's default retries held one call for 59 s and ran an
 INCR twice, so there are none here; its cluster pipeline sends what a stalled node did not answer
 again, call by call (a command may run twice), and its redirections end in an AttributeError at a

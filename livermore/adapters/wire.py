@@ -106,7 +106,7 @@ class Wire:
             while self._take(replies, len(calls)):
                 await self._receive()
         except BaseException as error:
-            with contextlib.suppress(OSError):  # replies may be here that were not read yet
+            with contextlib.suppress(OSError, redis.exceptions.RedisError):  # what came unread
                 while self._take(replies, len(calls)) and (data := self._socket.recv(CHUNK)):
                     self._reader.feed(data)
             self.close()  # others that come must not answer the next call

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 import trio
+from redis.exceptions import ResponseError
 from trio.testing import MockClock
 
 from livermore.adapters import redis as module
 from livermore.adapters import store
 from livermore.adapters.redis import Call, Redis
-from livermore.adapters.wire import AT_ONCE
+from livermore.adapters.wire import AT_ONCE, Wire
 from livermore.errors import StoreError, StoreUnusable
 from livermore.market.candle import Candle, Series
 from livermore.market.timeframe import Timeframe
@@ -137,6 +139,60 @@ async def test_silence_is_an_error_after_real_seconds_whatever_the_clock_says(
     [reply] = await lanes.run_each([write("B-USD")])
     assert reply[0] == 1
     lanes.close()
+
+
+async def test_a_server_that_does_not_read_is_an_error_as_well(
+    own_valkey: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "SOCKET_TIMEOUT", 1.0)
+    lanes = Redis(own_valkey.url)
+    await lanes.run([write("A-USD")])
+    own_valkey.pause()
+    replies = await lanes.run_each([write(f"S{n}-USD") for n in range(20_000)])
+    own_valkey.resume()
+    assert all("Timeout" in str(one) for one in replies)
+    assert codes(await lanes.run_each([write("A-USD", 1)])) == "a"
+    lanes.close()
+
+
+class Connected:
+    """What redis-py hands over, at the other end of which the test answers."""
+
+    def __init__(self) -> None:
+        self._sock, self.server = socket.socketpair()
+        self._parser = self
+
+    @staticmethod
+    def parse_error(text: str) -> Exception:
+        return ResponseError(text)
+
+    def disconnect(self) -> None:
+        self._sock.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "kept", "why"),
+    [
+        (b":1\r\nwhat is this?\r\n:2\r\n", [1], "rotocol error"),
+        (b":1\r\n*2\r\n:1\r\n", [1], "closed by server"),
+        (b"", [], "closed by server"),
+        (b"-ERR no\r\n>2\r\n+told\r\n+unasked\r\n:7\r\n$9\r\nhalf", ["no", 7], "closed by server"),
+    ],
+)
+async def test_what_is_no_reply_is_an_error_in_every_place_that_is_left(
+    said: bytes, kept: list[object], why: str
+):
+    connected = Connected()
+    wire = Wire(5.0)
+    wire.use(connected)
+    connected.server.sendall(said)
+    connected.server.shutdown(socket.SHUT_WR)
+    replies = await wire.ask([("PING",)] * 4)
+    there = [str(one) if isinstance(one, ResponseError) else one for one in replies[: len(kept)]]
+    assert [str(one).removeprefix("ERR ") if isinstance(one, str) else one for one in there] == kept
+    assert all(why in str(one) for one in replies[len(kept) :])
+    assert not wire.is_open()
+    connected.server.close()
 
 
 async def test_who_is_cancelled_waits_for_the_reply(lanes: Redis, own_valkey: RedisServer):
