@@ -15,7 +15,7 @@ import ctypes
 import gc
 from collections.abc import Callable
 
-MANY = 50_000
+MANY = 10_000
 """New objects between two looks for garbage."""
 
 

@@ -19,7 +19,7 @@ import importlib.resources
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import attrs
@@ -151,6 +151,8 @@ class Client:
         if self._redis is not None:
             with contextlib.suppress(*FAILURES):
                 self._redis.close()
+            if self.is_cluster:
+                close_all(connections_of(self._redis).values())
             self._redis = None
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
@@ -268,6 +270,7 @@ class Client:
 
         The node of the URL may be gone for good, or all nodes but that name: either may serve.
         """
+        before = connections_of(client)
         try:
             client.nodes_manager.initialize(last_failed_node_name=silent)
         except FAILURES:
@@ -277,9 +280,12 @@ class Client:
             except StoreError:
                 self._redis = client
                 raise
-            with contextlib.suppress(*FAILURES):
-                client.close()
+            close_all(before.values())
+            close_all(connections_of(client).values())
             return fresh
+        # The library forgets those of nodes that are gone, and leaves them open.
+        now = connections_of(client)
+        close_all(one for which, one in before.items() if which not in now)
         return client
 
     def _lost(self, name: str) -> None:
@@ -469,6 +475,22 @@ async def ask_with_scripts(wire: Wire, calls: Sequence[Call], replies: list[Any]
         answers = await wire.ask(again)
     for i, reply in zip(unknown, answers, strict=True):
         replies[i] = replies[i] if reply is None else reply
+
+
+def connections_of(cluster: Any) -> dict[int, Any]:
+    """What a cluster's client has open to its nodes, by identity."""
+    nodes = cluster.nodes_manager
+    found = [*nodes.nodes_cache.values(), *nodes.startup_nodes.values()]
+    open_ones = (node.redis_connection for node in found)
+    return {id(one): one for one in open_ones if one is not None}
+
+
+def close_all(connections: Iterable[Any]) -> None:
+    """Close what is not used any more."""
+    for one in connections:
+        with contextlib.suppress(*FAILURES):
+            one.close()
+            one.connection_pool.disconnect()
 
 
 def _scripts(server: Any, calls: Sequence[Call]) -> list[Any]:

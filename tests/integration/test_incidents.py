@@ -195,7 +195,7 @@ def test_a_replay_tells_closes_gaps_and_what_was_known(whole: Path, capsys: Any)
     found = json.loads(out)
     assert found["whole"]
     assert found["as_recorded"]
-    assert (found["frames"], found["malformed"], found["compared_states"]) == (9, 0, 6)
+    assert (found["frames"], found["malformed"], found["compared_states"]) == (9, 0, 7)
     assert [
         (one["open_time"], one["evidence"], one["volume"], one["by"]) for one in found["closed"]
     ] == [(T0, "stream", 1.5, "frame")]

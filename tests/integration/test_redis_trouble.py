@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -146,6 +148,27 @@ def test_an_answer_that_takes_a_second_is_waited_for_and_told(
     assert client.run(counting(300))[-1] == 300
     assert 0.7 <= client.took < 2.5
     client.close()
+
+
+def test_connections_to_nodes_that_are_gone_are_closed(replicated_cluster: Cluster):
+    """The library drops them open: over days of failovers a daemon would run out of descriptors."""
+    gc.collect()  # what others left is their business
+    client = Client(f"redis+cluster://127.0.0.1:{replicated_cluster.nodes[1].port}")
+    calls = [write(f"S{number}-USD") for number in range(40)]
+    client.run(calls)
+    replicated_cluster.nodes[0].kill()
+    for _ in range(300):
+        if not any(isinstance(reply, StoreError) for reply in client.run_each(calls)):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("nobody took over")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        client.close()
+        del client
+        gc.collect()
+    assert [str(one.message) for one in told] == []
 
 
 # -- what a server says of itself -------------------------------------------------------------
