@@ -348,13 +348,8 @@ def _figure(time: int) -> str:
     return bulk(time).decode()
 
 
-@functools.lru_cache(maxsize=64)
-def _time(time: int) -> bytes:
-    return bulk(time)
-
-
 def _edge(time: int, after: bytes, before: bytes) -> bytes:
-    return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (_time(time), len(after), after, len(before), before)
+    return b"%b%b%b" % (_figure(time).encode(), bulk(after), bulk(before))
 
 
 @functools.lru_cache(maxsize=20_000)
