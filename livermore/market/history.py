@@ -145,6 +145,11 @@ def against(page: Page, held: Mapping[int, Candle], asked_at: int) -> Page:
     return attrs.evolve(page, candles=left, kept=kept)
 
 
+def settled(candle: Candle) -> bool:
+    """Whether REST was asked so long after its end that a reply which lags shows all of it."""
+    return candle.evidence is Evidence.REST and candle.as_of - candle.close_time >= SETTLED
+
+
 def _candle(series: Series, row: Row, evidence: Evidence, as_of: int) -> Candle:
     candle = Candle(
         series, row.open_time, row.open, row.high, row.low, row.close, row.volume,
@@ -155,10 +160,10 @@ def _candle(series: Series, row: Row, evidence: Evidence, as_of: int) -> Candle:
     return candle
 
 
-def window(timeframe: Timeframe, now: int) -> tuple[int, int]:
-    """First and last open time of the :data:`DEPTH` newest closed slots at ``now``."""
+def window(timeframe: Timeframe, now: int, depth: int = DEPTH) -> tuple[int, int]:
+    """First and last open time of the ``depth`` newest closed slots at ``now``."""
     last = timeframe.last_closed(now)
-    return last - (DEPTH - 1) * timeframe.ms, last
+    return last - (depth - 1) * timeframe.ms, last
 
 
 def wanted(
@@ -171,12 +176,15 @@ def wanted(
     ever: bool = True,
     traded_from: int | None = None,
 ) -> list[tuple[int, int]]:
-    """Ranges of the newest :data:`DEPTH` slots that are worth asking for, newest first.
+    """Ranges that are worth asking for, newest first; none begins before :func:`window` and ends in
+    it.
 
-    ``missing`` are the ranges the store lacks in :func:`window`. What lies before the oldest stored
-    candle was asked for already from ``asked_from`` on: the exchange had nothing there. Where REST
-    was asked and there never was (``ever``) a candle, the first one will come from the stream, or,
-    where the symbol began to trade at ``traded_from`` in the midst of one, it is asked for.
+    ``missing`` are the ranges the store lacks of the newest :data:`DEEPEST` slots: between stored
+    candles all of them count, before the oldest only those in the window. What lies before the
+    oldest stored candle was asked for already from ``asked_from`` on: the exchange had nothing
+    there. Where REST was asked and there never was (``ever``) a candle, the first one will come
+    from the stream, or, where the symbol began to trade at ``traded_from`` in the midst of one, it
+    is asked for.
     """
     if asked_from is not None and not ever:
         if traded_from is None:
@@ -185,9 +193,13 @@ def wanted(
     first, last = window(timeframe, now)
     ranges: list[tuple[int, int]] = []
     for start, end in missing:
-        begin, finish = max(start, first), min(end, last)
+        within = oldest is not None and oldest < start
+        begin, finish = start if within else max(start, first), min(end, last)
         if oldest is not None and finish < oldest and asked_from is not None:
             finish = min(finish, asked_from - timeframe.ms)
+        if begin < first <= finish:
+            ranges.append((begin, first - timeframe.ms))
+            begin = first
         if begin <= finish:
             ranges.append((begin, finish))
     return sorted(ranges, reverse=True)

@@ -85,6 +85,8 @@ NAMED = 10
 TOLD_AT_ONCE = 100
 MOST_UNPOSTED = 1000
 """Entries that wait for a Redis that is away; the oldest go."""
+NEWEST = 4
+"""Candles that are read of each series when it is taken up."""
 SAY_HISTORY = 2.0
 """Seconds between two log lines on the history's progress."""
 TIME_EVERY = 60.0
@@ -528,7 +530,8 @@ class Feed:
         await self._patiently(lambda: alerting.start(series))
         await self._patiently(lambda: readings.start(series))
         await self._patiently(lambda: writer.seed(series, self.now() or 0))
-        self._learn(await self._patiently(lambda: self._newest(series)))
+        newest = await self._patiently(lambda: self._newest(series))
+        self._learn(newest)
         await self._patiently(repairs.read_ledger)
         lacking = await self._patiently(lambda: repairs.scan(series, "history"))
         repairs.progress.total = len(series)
@@ -555,6 +558,8 @@ class Feed:
             chance=self._chance,
         )  # fmt: skip
         self.report.verification = verification
+        for candles in newest.values():
+            verification.resume(candles)
         try:
             async with trio.open_nursery() as pipeline:
                 pipeline.start_soon(writer.run)
@@ -620,22 +625,23 @@ class Feed:
             replies = await try_to()
         store.raise_unless_foreign(replies)
 
-    async def _newest(self, series: Sequence[Series]) -> dict[Series, Candle | None]:
-        """The newest stored candle of each series."""
-        replies = await self._redis.run_each([store.newest_call(one, 1) for one in series], "read")
+    async def _newest(self, series: Sequence[Series]) -> dict[Series, list[Candle]]:
+        """The :data:`NEWEST` newest stored candles of each series, ascending."""
+        calls = [store.newest_call(one, NEWEST) for one in series]
+        replies = await self._redis.run_each(calls, "read")
         store.raise_unless_foreign(replies)
-        newest: dict[Series, Candle | None] = {}
+        newest: dict[Series, list[Candle]] = {}
         for one, reply in zip(series, replies, strict=True):
             members = [] if isinstance(reply, StoreError) else reply
-            newest[one] = next(iter(store.decode_candles(one, members)[0]), None)
+            newest[one] = store.decode_candles(one, members)[0]
         return newest
 
-    def _learn(self, newest: Mapping[Series, Candle | None]) -> None:
+    def _learn(self, newest: Mapping[Series, Sequence[Candle]]) -> None:
         """Where the stored candles of each series end; of the streamed ones the trackers learn."""
-        for one, candle in newest.items():
-            self.newest[one] = candle.close_time if candle is not None else 0
-            if candle is not None and one.timeframe is self.plan.dialect.streamed:
-                self.roster.tracker_of[one.symbol].learn(candle)
+        for one, candles in newest.items():
+            self.newest[one] = candles[-1].close_time if candles else 0
+            if candles and one.timeframe is self.plan.dialect.streamed:
+                self.roster.tracker_of[one.symbol].learn(candles[-1])
 
     async def _look_at_server(self) -> None:
         """Say what would make Redis lose what we store."""
@@ -980,6 +986,8 @@ class Feed:
         self.newest.update(dict.fromkeys(series, 0))  # what is old was followed by nobody
         if self.report.verification is not None:
             self.report.verification.follow(series)
+            for candles in newest.values():
+                self.report.verification.resume(candles)
         await self._scan_new(series)
 
     async def _leave(self, leaving: Sequence[Followed]) -> None:

@@ -147,6 +147,8 @@ class Repairs:
         """Ranges of the ledger that lack nothing and are to be compared with REST."""
         self._remembers = False
         """Whether the ledger was read once."""
+        self._doubts = 0
+        """How often it was forgotten what was asked for: a reply from before says nothing of it."""
         self._reading = trio.Lock()
         """Held while the ledger is read: what was read is not what is there a moment later."""
         self._asking: dict[trio.CancelScope, Series] = {}
@@ -353,6 +355,7 @@ class Repairs:
 
         Deeper history that waits was to follow what was asked for then, and would leave a hole.
         """
+        self._doubts += 1
         under_way = set(self._asking.values())
         for gaps in (self._open, self._unwritten):
             for name, gap in list(gaps.items()):
@@ -362,8 +365,9 @@ class Repairs:
         store.raise_unless_foreign(await self._redis.run_each(calls, "publish"))
 
     async def scan(self, series: Sequence[Series], cause: str, lane: Lane = Lane.REPAIR) -> int:
-        """Add what the store lacks of the newest slots; returns how many series lack something.
+        """Add what the store lacks; returns how many series lack something.
 
+        All of the newest slots are to be there, and behind them what lies between stored candles.
         A series whose key is somebody else's is left out.
         """
         now = self._clock()
@@ -371,7 +375,7 @@ class Repairs:
             return 0
         settled = now - ALLOWANCE
         self._drop_old(settled)
-        calls = [store.survey(one, *window(one.timeframe, settled)) for one in series]
+        calls = [store.survey(one, *window(one.timeframe, settled, DEEPEST)) for one in series]
         replies = await self._redis.run_each(calls, "read")
         store.raise_unless_foreign(replies)
         lacking = 0
@@ -399,19 +403,21 @@ class Repairs:
             if one.timeframe is self._dialect.streamed and found.oldest is not None:
                 began[one.symbol] = found.oldest
             first_fetch = found.asked_from is None
+            begins, _ = window(one.timeframe, settled)
             for first, last in ranges:
                 new += self.add(
                     one,
                     first,
                     last,
                     HISTORY if first_fetch or last < (found.oldest or 0) else cause,
-                    lane,
+                    # A hole behind them comes after what everybody needs first.
+                    lane if last >= begins else max(lane, Lane.VERIFICATION),
                 )
             if not ranges and not first_fetch:
                 self._deepen(found, settled)
             if found.oldest is not None and (found.cursor is None or (first_fetch and not ranges)):
                 # Its companion was lost: what it should tell is written anew.
-                since = "" if ranges else min(found.oldest, window(one.timeframe, settled)[0])
+                since = "" if ranges else min(found.oldest, begins)
                 companion = store.keys(one).companion
                 lost.append(script("asked", (companion,), self._lease.epoch, since, found.oldest))
             lacking += bool(ranges)
@@ -701,9 +707,9 @@ class Repairs:
         if survey.missing and gap.next_try <= (self._clock() or 0):
             gap = attrs.evolve(gap, attempts=gap.attempts + 1)
             first, last = survey.missing[0][0], survey.missing[-1][1]
-            plan = self._plan(gap.series, first, last, survey)
+            plan, doubts = self._plan(gap.series, first, last, survey), self._doubts
             asked = await self._ask(gap.series, first, last, plan, gap.lane, gap.omitted_at)
-            if not asked.problem:
+            if not asked.problem and doubts == self._doubts:
                 # Remembered for good: nobody asks again for what the exchange does not have.
                 companion = store.keys(gap.series).companion
                 await self._redis.run(

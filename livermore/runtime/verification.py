@@ -1,6 +1,7 @@
 """Every closed candle is compared with REST: by itself within an interval, by hand when asked.
 
-The store is the memory of what is done: evidence ``rest`` is what was compared. A turn asks for
+The store is the memory of what is done: evidence ``rest`` is what was compared, and where REST was
+asked so early that its reply may have been behind, it is compared once more. A turn asks for
 everything of one series that is not, in one page, so a budget too small for the round only makes
 the round longer. It goes through the same door as history, in its own lane and at its own pace,
 and never holds up what is live.
@@ -17,9 +18,10 @@ from livermore.adapters import store
 from livermore.adapters.redis import Redis
 from livermore.dialect import Dialect
 from livermore.errors import StoreError
-from livermore.market.candle import Evidence, Series
+from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.certificate import Compared
 from livermore.market.gap import SECOND_LOOK, SETTLED, Gap, Lane, Outcome
+from livermore.market.history import settled
 from livermore.market.rounds import LOOK_AFTER, SHARE, Rounds
 from livermore.market.timeframe import HOUR, iso
 from livermore.runtime.backoff import Backoff
@@ -88,6 +90,15 @@ class Verification:
         settled = open_time + series.timeframe.ms + LOOK_AFTER
         wait = max(0, settled - (self._clock() or settled)) / 1000
         self._rounds.soon(series, trio.current_time() + wait)
+
+    def resume(self, newest: Iterable[Candle]) -> None:
+        """Compare first what a predecessor took from a REST that may have been behind: that it was
+        going to look again, nobody remembers."""
+        now = self._clock()
+        for candle in newest:
+            if now is not None and candle.evidence is Evidence.REST and not settled(candle):
+                wait = max(0, candle.close_time + SETTLED + 1_000 - now) / 1000
+                self._rounds.soon(candle.series, trio.current_time() + wait)
 
     def stored(self, written: store.Written) -> None:
         """The writer stored something: an empty slot that is only assumed is compared first."""
@@ -174,17 +185,20 @@ class Verification:
         size = self._dialect.rest_rows - NEWER
         call = store.range_call(series, last - (size - 1) * ms, last)
         [members] = await self._redis.run([call], "read")
-        open_times = [
-            candle.open_time
-            for candle in store.decode_candles(series, members)[0]
-            if candle.evidence is not Evidence.REST
+        held = store.decode_candles(series, members)[0]
+        unconfirmed = [c.open_time for c in held if c.evidence is not Evidence.REST]
+        hasty = [
+            c.open_time
+            for c in held
+            if c.evidence is Evidence.REST and not settled(c) and c.close_time + SETTLED <= now
         ]
+        open_times = sorted(unconfirmed + hasty)
         if series not in self._rounds:
             return True  # not followed any more
         if not open_times or self._repairs.leaves_out(series):
             self._until[series] = last + ms
             return True
-        self._until[series] = open_times[0]
+        self._until[series] = min(unconfirmed, default=last + ms)
         await self._pace()
         asked = await self._repairs.compare(
             series, open_times[0], last, ROUND, omitted_at=self._omitted_at.get(series)

@@ -5,6 +5,7 @@ The clock of these runs is thirty times as fast as ours, and the exchange's is t
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def fast_clock() -> trio.testing.MockClock:
     return trio.testing.MockClock(rate=RATE)
 
 
-async def candles(url: str, symbol: str, timeframe: Timeframe = M5) -> list[Candle]:
-    series = Series(EXCHANGE, symbol, timeframe)
+async def candles(url: str, symbol: str, exchange: str = EXCHANGE) -> list[Candle]:
+    series = Series(exchange, symbol, M5)
 
     def work(client: Client) -> list[Candle]:
         return store.decode_candles(series, client.one(*store.newest_call(series, 300)))[0]
@@ -113,3 +114,56 @@ async def test_a_rest_that_is_minutes_behind_spoils_nothing_that_is_stored(
                     if one.close_time != slot:  # that one was joined in the middle
                         assert one.revision == 0, one
     await audit(valkey_url, heard, symbols)
+
+
+async def test_what_a_killed_daemon_took_from_a_rest_that_was_behind_is_compared_by_the_next(
+    valkey_url: str, tmp_path: Path, fast_clock: Any
+):
+    """Half a candle, from a reply 45 s after its end: who was to look again is gone.
+
+    Binance: what Coinbase says when it is joined tells of such a candle by itself.
+    """
+    with trio.fail_after(100 * RATE), listening(valkey_url, "binance") as heard:
+        async with exchange(exchange="binance", symbols=4, speed=1.0) as simulator:
+            async with running(simulator, valkey_url, tmp_path) as daemon:
+                await daemon.whole()
+                symbols = daemon.symbols
+                # The last whose turn it is: in three and a half minutes.
+                *_, series = (one for one in daemon.feed.newest if one.timeframe is M5)
+
+            def halve(client: Client) -> Candle:
+                key = store.keys(series).candles
+                members = client.one(*store.newest_call(series, 3))
+                newest, member = next(
+                    (one, member)
+                    for member in reversed(members)
+                    if (one := store.decode_candle(series, member)).volume
+                )
+                early = {
+                    **json.loads(member),
+                    "volume": newest.volume / 2,
+                    "evidence": Evidence.REST.label,
+                    "as_of": newest.close_time + 45_000,
+                }
+                client.one("ZREM", key, member)
+                client.one("ZADD", key, newest.open_time, json.dumps(early, separators=(",", ":")))
+                return newest
+
+            newest: Candle = await stored(valkey_url, halve)
+            async with running(simulator, valkey_url, tmp_path) as daemon:
+                begun = now_of(simulator)
+                await daemon.whole()
+                due = max(begun, newest.close_time + 120_000)
+                await until(daemon, due + 60_000)
+                held = {
+                    one.open_time: one
+                    for one in await candles(valkey_url, series.symbol, "binance")
+                }
+                assert held[newest.open_time].volume == newest.volume
+                await agree(valkey_url, simulator, symbols, within=30.0)
+                told = [
+                    message["volume"]
+                    for message in heard.of(f"candle:correct:{series.symbol}:5m")
+                    if message["open_time"] == newest.open_time
+                ]
+                assert told == [newest.volume]

@@ -27,7 +27,7 @@ from livermore.market.timeframe import TIMEFRAMES, Timeframe, iso
 from livermore.market.tracker import Missing, Suspect
 from livermore.runtime import repairs as module
 from livermore.runtime.lease import Lease
-from livermore.runtime.repairs import ATTEMPTS, HISTORY, LOOKS, Repairs
+from livermore.runtime.repairs import ATTEMPTS, DEEPER, HISTORY, LOOKS, Repairs
 from livermore.runtime.rest import Rest
 from livermore.runtime.writer import CONTRADICTED, Writer
 
@@ -140,6 +140,9 @@ class World:
                 for name in names:
                     del self.gaps[name]
                 return len(names)
+            case ("HDEL", companion, "asked_from"):
+                self.asked_from.pop(self._series(companion[len("series:{") : -1]), None)
+                return 1
             case ("ZRANGEBYSCORE", key, first, last):
                 held = self.candles.get(self._series(key), {})
                 return [_member(held[slot]) for slot in sorted(held) if first <= slot <= last]
@@ -573,6 +576,70 @@ async def test_history_is_asked_once_in_one_page_and_never_again(
     assert await world.repairs.scan([series], "start") == 0
     await repaired(world, 20)
     assert len(world.questions) == 1
+
+
+async def test_a_hole_between_stored_candles_is_a_gap_however_old_and_comes_last(
+    autojump_clock: MockClock, world: World
+):
+    """Behind the newest 300 nobody needs all slots, but what is stored there tells of no hole."""
+    await trio.sleep(40)
+    last = M5.last_closed(world.now() - module.ALLOWANCE)
+    hole = last - 450 * M5.ms
+    world.put(of(BTC), *(last - ago * M5.ms for ago in range(600) if ago not in (450, 451, 5)))
+    world.put(of(ETH), *(last - ago * M5.ms for ago in range(1, 300)))
+    world.asked_from |= {of(BTC): last - 599 * M5.ms, of(ETH): last - 299 * M5.ms}
+    assert await world.repairs.scan([of(BTC), of(ETH)], "found missing") == 2
+    await repaired(world, 20)
+    asked = [(question.native, question.lane) for question in world.questions]
+    assert asked == [(ETH, Lane.REPAIR), (BTC, Lane.REPAIR), (BTC, Lane.VERIFICATION)]
+    assert {hole - M5.ms, hole} <= world.candles[of(BTC)].keys()
+    assert len(world.ledger()) == 3
+    assert await world.repairs.scan([of(BTC), of(ETH)], "found missing") == 0
+
+
+async def test_the_newest_are_there_before_a_hole_behind_them_after_a_long_absence(
+    autojump_clock: MockClock, world: World
+):
+    last = M5.last_closed(NOON - module.ALLOWANCE)
+    world.put(of(BTC), *(last - ago * M5.ms for ago in range(900, 1100)))
+    world.asked_from[of(BTC)] = last - 1099 * M5.ms
+    await world.repairs.scan([of(BTC)], "history")
+    newest, behind = sorted(world.repairs.open_gaps, key=lambda gap: gap.lane)
+    assert (newest.last, newest.slots, newest.lane) == (last, DEPTH, Lane.REPAIR)
+    assert (behind.last, behind.lane) == (newest.first - M5.ms, Lane.VERIFICATION)
+    assert behind.slots == 900 - DEPTH
+    await repaired(world, 30)
+    assert world.questions[0].last >= last
+    times = sorted(world.candles[of(BTC)])
+    assert {b - a for a, b in itertools.pairwise(times)} == {M5.ms}
+
+
+async def test_a_reply_from_before_redis_was_emptied_does_not_say_what_was_asked_for(
+    autojump_clock: MockClock, world: World
+):
+    """Deeper history was under way: its page is stored alone, and a slot passes meanwhile."""
+    series = of(BTC)
+    last = M5.last_closed(NOON - module.ALLOWANCE)
+    world.put(series, *(last - ago * M5.ms for ago in range(100)))
+    world.asked_from[series] = last - 99 * M5.ms
+    world.repairs.add(series, last - 399 * M5.ms, last - 100 * M5.ms, DEEPER, Lane.VERIFICATION)
+    world.seconds = 3.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.repairs.run)
+        await trio.sleep(1.0)
+        assert world.questions
+        world.candles.clear()
+        world.asked_from.clear()
+        await world.repairs.forget_asked([series])
+        await trio.sleep(8.0)
+        assert world.candles[series], "it is true all the same"
+        assert series not in world.asked_from
+        await trio.sleep(M5.ms / 1000)
+        assert await world.repairs.scan([series], "found after a break") == 1
+        await trio.sleep(60.0)
+        nursery.cancel_scope.cancel()
+    newest = M5.last_closed(world.now() - 61_000 - module.ALLOWANCE)
+    assert {*range(last - 399 * M5.ms, newest + 1, M5.ms)} <= world.candles[series].keys()
 
 
 async def test_a_symbol_that_never_traded_does_not_eat_the_budget(

@@ -239,6 +239,15 @@ def test_everything_missing_is_wanted_newest_first_and_only_within_the_window() 
     assert want == [(LAST, LAST), (FIRST, FIRST + MS)]
 
 
+def test_a_hole_between_stored_candles_is_wanted_however_old_in_a_range_of_its_own() -> None:
+    oldest = FIRST - 200 * MS
+    before = (oldest - 400 * MS, oldest - MS)
+    across = (FIRST - 7 * MS, FIRST + 2 * MS)
+    missing = [before, (oldest + MS, oldest + MS), across]
+    want = wanted(Timeframe.M5, NOW, missing=missing, oldest=oldest, asked_from=oldest)
+    assert want == [(FIRST, FIRST + 2 * MS), (FIRST - 7 * MS, FIRST - MS), missing[1]]
+
+
 def test_the_first_bar_of_a_symbol_that_began_to_trade_within_it_is_wanted() -> None:
     hour = Timeframe.H1
     last = hour.last_closed(NOW)
