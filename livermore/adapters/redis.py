@@ -19,7 +19,7 @@ import importlib.resources
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import attrs
@@ -41,11 +41,19 @@ AHEAD = 100
 REROUTED = 2
 """How often a call follows a slot to another node of the cluster before it is an error."""
 
+
+def _script_text(name: str) -> str:
+    """A script with the text of those it includes."""
+    text = importlib.resources.files("livermore.adapters").joinpath(f"lua/{name}.lua").read_text()
+    return _INCLUDE.sub(lambda found: _script_text(found["name"]), text)
+
+
+_INCLUDE = re.compile(r"^-- include (?P<name>\w+)\n", re.MULTILINE)
 SCRIPTS = {
-    name: importlib.resources.files("livermore.adapters").joinpath(f"lua/{name}.lua").read_text()
+    name: _script_text(name)
     for name in (
-        "adopt", "alerts", "asked", "ban", "budget", "candles", "command", "delivery", "epoch",
-        "lease", "publish", "reading", "recomputed", "remove", "renew", "survey", "whole",
+        "adopt", "alerts", "asked", "ban", "budget", "candles", "closes", "command", "delivery",
+        "epoch", "lease", "publish", "reading", "recomputed", "remove", "renew", "survey", "whole",
     )
 }  # fmt: skip
 DIGESTS = {
@@ -422,6 +430,7 @@ class Client:
 class Later(Sequence[Call]):
     """Scripts that are made when they are sent: Redis works on the first while others are made.
 
+    Each is about keys of its own, so that their order does not matter.
     ``make`` may be called more than once for one of ``count`` places.
     """
 
@@ -465,6 +474,8 @@ async def ask_with_scripts(wire: Wire, calls: Sequence[Call], replies: list[Any]
     if not unknown:
         return
     names = sorted({NAMES[calls[i][1]] for i in unknown})
+    if "candles" in names:
+        names.append("closes")  # perhaps it is that one which is not known
     loaded = await wire.ask([("SCRIPT", "LOAD", SCRIPTS[name]) for name in names])
     refused = {
         n: reply for n, reply in zip(names, loaded, strict=True) if isinstance(reply, Exception)
@@ -475,6 +486,21 @@ async def ask_with_scripts(wire: Wire, calls: Sequence[Call], replies: list[Any]
         answers = await wire.ask(again)
     for i, reply in zip(unknown, answers, strict=True):
         replies[i] = replies[i] if reply is None else reply
+
+
+@contextlib.asynccontextmanager
+async def at_once(lock: trio.Lock | trio.CapacityLimiter) -> AsyncIterator[None]:
+    """Hold ``lock``; where nobody does, without letting others go first: in a burst they have
+    milliseconds of frames to read, and Redis would wait for the end of that."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def connections_of(cluster: Any) -> dict[int, Any]:
@@ -662,13 +688,16 @@ class Redis:
     async def _run_on_wire(lane: _Lane, wire: Wire, calls: Sequence[Call]) -> list[Any]:
         """As :meth:`run_each`, in the event loop."""
         replies: list[Any]
-        async with lane.limiter:
+        async with at_once(lane.limiter):
             with trio.CancelScope(shield=True):
                 asked = time.monotonic()
                 try:
                     if not wire.is_open():
                         wire.use(await trio.to_thread.run_sync(lane.client.connection))
-                    replies = await wire.ask(calls)
+                    if isinstance(calls, Later):
+                        replies = await wire.ask_together(calls, DIGESTS["closes"])
+                    else:
+                        replies = await wire.ask(calls)
                     await ask_with_scripts(wire, calls, replies)
                 except (*FAILURES, StoreError) as error:
                     replies = [error] * len(calls)

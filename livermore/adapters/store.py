@@ -316,7 +316,7 @@ def write(
     all up to there silent.
     ``life`` is that of a private series, see :func:`life`.
     """
-    key, start = _packed(series, epoch)
+    key, start, joins = _packed(series, epoch)
     saved = NO_EDGE if edge is None else _edge(edge.time, edge.after, edge.before)
     told = bulk(settled) if history else NOTHING
     parts = [
@@ -332,7 +332,10 @@ def write(
             f"${len(volume)}\r\n{volume}\r\n{EVIDENCE[candle.evidence]}"
             f"{_figure(candle.as_of)}".encode()
         )
-    return ("EVALSHA", DIGESTS["candles"], 2, key, Packed(b"".join(parts)))
+    packed = Packed(b"".join(parts))
+    if len(candles) == 1:
+        packed.joins = joins
+    return ("EVALSHA", DIGESTS["candles"], 2, key, packed)
 
 
 ARGUMENTS = 16
@@ -353,14 +356,19 @@ def _edge(time: int, after: bytes, before: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=20_000)
-def _packed(series: Series, epoch: int) -> tuple[str, bytes]:
-    """The first key of a write, and what of it is the same every time, ready to be sent."""
+def _packed(series: Series, epoch: int) -> tuple[str, bytes, tuple[int, int, int]]:
+    """The first key of a write, what of it is the same every time, ready to be sent, and where that
+    can be joined with others, where it is of one candle."""
     named = keys(series)
+    start = b"".join([bulk("EVALSHA"), bulk(DIGESTS["candles"]), bulk(2)])
+    both = bulk(named.candles) + bulk(named.companion)
     words: tuple[str | int, ...] = (
-        "EVALSHA", DIGESTS["candles"], 2, named.candles, named.companion, epoch, KEEP,
-        series.timeframe.ms, named.close_channel, named.correct_channel, named.identity,
+        epoch, KEEP, series.timeframe.ms, named.close_channel, named.correct_channel,
+        named.identity,
     )  # fmt: skip
-    return named.candles, b"".join([bulk(word) for word in words])
+    first = len(b"*%d\r\n" % (ARGUMENTS + 5)) + len(start)
+    joins = (first, first + len(both), ARGUMENTS + 5 - 3)
+    return named.candles, start + both + b"".join([bulk(word) for word in words]), joins
 
 
 def written(

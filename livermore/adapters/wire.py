@@ -9,10 +9,11 @@ databases are its business), hiredis reads the replies. Clusters and TLS stay wi
 from __future__ import annotations
 
 import contextlib
+import itertools
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import hiredis
@@ -27,8 +28,16 @@ SOON = 0.2
 waited at all is real time, whatever clock the event loop has."""
 
 
+TOGETHER = 10
+"""Calls that are sent as one, where they can be: of what more save nothing is left to see."""
+
+
 class Packed(bytes):
     """A whole call as it is sent: the last element of one that was packed when it was made."""
+
+    joins: tuple[int, int, int] | None = None
+    """Where its two keys and its arguments begin, and how many words both are, if it can be sent as
+    one with others like it."""
 
 
 def packed(call: tuple[Any, ...]) -> bytes:
@@ -50,6 +59,28 @@ def bulk(argument: str | bytes | int) -> bytes:
     """One argument of a call as it is sent."""
     text = argument if isinstance(argument, bytes) else str(argument).encode()
     return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+def _slices(calls: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    return (calls[start : start + AT_ONCE] for start in range(0, len(calls), AT_ONCE))
+
+
+def _can_be_joined(call: tuple[Any, ...]) -> bool:
+    return getattr(call[-1], "joins", None) is not None
+
+
+def _join(calls: Sequence[tuple[Any, ...]], digest: str) -> bytes:
+    """One call of the script ``digest`` for several of one other: all keys, then all arguments."""
+    keys, arguments, words = [], [], 3
+    for call in calls:
+        text: Packed = call[-1]
+        assert text.joins is not None
+        first, then, count = text.joins
+        keys.append(text[first:then])
+        arguments.append(text[then:])
+        words += count
+    start = b"".join([bulk("EVALSHA"), bulk(digest), bulk(2 * len(calls))])
+    return b"".join([b"*%d\r\n" % words, start, *keys, *arguments])
 
 
 class Wire:
@@ -96,24 +127,72 @@ class Wire:
         Where one is no ``ResponseError`` the connection is closed, and what came of the calls it
         stands for is not known.
         """
+        replies, error = await self._exchange(
+            (len(some), b"".join(map(packed, some))) for some in _slices(calls)
+        )
+        return replies + [error] * (len(calls) - len(replies))
+
+    async def ask_together(self, calls: Sequence[tuple[Any, ...]], digest: str) -> list[Any]:
+        """As :meth:`ask`, for calls whose order does not matter.
+
+        Several that can be joined are sent as one call of the script ``digest``. That answers with
+        a list; what 0 stands for in it is asked by itself afterwards.
+        """
+        sizes: list[int] = []
+        """How many calls each that was sent stands for."""
+
+        def joined() -> Iterator[tuple[int, bytes]]:
+            for some in _slices(calls):
+                before, data = len(sizes), []
+                for alike, group in itertools.groupby(some, key=_can_be_joined):
+                    those, most = list(group), TOGETHER if alike else 1
+                    for start in range(0, len(those), most):
+                        part = those[start : start + most]
+                        data.append(_join(part, digest) if len(part) > 1 else packed(part[0]))
+                        sizes.append(len(part))
+                yield len(sizes) - before, b"".join(data)
+
+        answers, error = await self._exchange(joined())
+        replies: list[Any] = []
+        again: list[int] = []
+        for size, answer in zip(sizes, answers, strict=False):  # there may be fewer answers
+            if size == 1 or isinstance(answer, Exception):
+                replies += [answer] * size
+                continue
+            again += [len(replies) + i for i, one in enumerate(answer) if one == 0]
+            replies += answer
+        if again:
+            alone = [error] * len(again)
+            if error is None:
+                alone = await self.ask([calls[i] for i in again])
+            for i, reply in zip(again, alone, strict=True):
+                replies[i] = reply
+        return replies + [error] * (len(calls) - len(replies))
+
+    async def _exchange(
+        self, sent: Iterable[tuple[int, bytes]]
+    ) -> tuple[list[Any], Exception | None]:
+        """The replies to all that is sent, and why there are not more. What is sent is made while
+        Redis works on what was sent before; with it comes how many calls it is."""
         assert self._reader is not None
         assert self._socket is not None
         replies: list[Any] = []
+        wanted = 0
         try:
-            for start in range(0, len(calls), AT_ONCE):
-                some = calls[start : start + AT_ONCE]
-                await self._send(b"".join(map(packed, some)))
-            while self._take(replies, len(calls)):
+            for count, data in sent:
+                wanted += count
+                await self._send(data)
+            while self._take(replies, wanted):
                 await self._receive()
         except BaseException as error:
             with contextlib.suppress(OSError, redis.exceptions.RedisError):  # what came unread
-                while self._take(replies, len(calls)) and (data := self._socket.recv(CHUNK)):
+                while self._take(replies, wanted) and (data := self._socket.recv(CHUNK)):
                     self._reader.feed(data)
             self.close()  # others that come must not answer the next call
             if not isinstance(error, redis.exceptions.RedisError | OSError):
                 raise
-            replies += [error] * (len(calls) - len(replies))
-        return replies
+            return replies, error
+        return replies, None
 
     def _take(self, replies: list[Any], wanted: int) -> bool:
         """Put what was received with the other replies; whether more is wanted."""

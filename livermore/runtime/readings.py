@@ -58,6 +58,9 @@ SOON = 0.5
 
 GIVE_WAY = 0.05
 """Seconds for which readings wait at most until the closes that wait are written."""
+PAUSE = 0.004
+"""Seconds without such a close, after which readings take their turn: of a thousand that close at
+one instant the last are here some milliseconds after the first are written."""
 RETRY = 2.0
 """Seconds between two tries at a reading whose key is somebody else's."""
 
@@ -340,9 +343,13 @@ class Readings:
     async def _give_way(self) -> None:
         """Candles come first while some wait to be written: who computes delays who writes."""
         with trio.move_on_after(GIVE_WAY):
-            while self._first():
-                self._wake = trio.Event()
-                await self._wake.wait()
+            while True:
+                while self._first():
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+                await trio.sleep(PAUSE)
+                if not self._first():
+                    return
 
     async def turn(self) -> None:
         """Bring every reading up to what was stored."""

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from livermore.adapters import store
-from livermore.adapters.redis import Call, Later, Redis, answered, script
+from livermore.adapters.redis import Call, Later, Redis, answered, at_once, script
 from livermore.errors import LeaseLost, StoreError
 from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.events import Ticker
@@ -255,7 +255,7 @@ class Writer:
             self._wake = trio.Event()
             self.turns.beat = trio.current_time()
             try:
-                async with self._turning:
+                async with at_once(self._turning):
                     await self._turn()
                     if trio.current_time() - shown >= SHOW:
                         await self._show()

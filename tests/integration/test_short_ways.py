@@ -1,7 +1,8 @@
 """The scripts have a short way for what nearly every call brings: it does what the long one does.
 
 The long way is the script without its short one. Both are told the same story on keys of their own;
-replies, announcements and what is stored are the same bytes.
+replies, announcements and what is stored are the same bytes. So they are where several series are
+told theirs in one call.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Way:
     ears: Any
     digests: dict[str, str]
     keys: tuple[str, ...] = attrs.field(init=False)
+    heard: list[tuple[bytes, bytes]] = attrs.Factory(list)
 
     def __attrs_post_init__(self) -> None:
         name = f"way{next(NAMES)}"
@@ -202,6 +204,53 @@ def test_candles_take_the_short_way_to_the_same_bytes(
         assert short.run("candles", one.call(), keep) == long.run("candles", one.call(), keep)
     for way in (short, long):
         way.server.delete(*way.keys)
+
+
+@PROPERTY
+@given(stories=st.lists(writes(), min_size=2, max_size=4), keep=st.sampled_from([2, 4, 1000]))
+def test_several_series_take_the_short_way_in_one_call_to_the_same_bytes(
+    ways: Any, stories: Sequence[Sequence[Write]], keep: int
+) -> None:
+    """What the one call leaves is asked by itself, which also tells what is wrong with it."""
+    short, long = zip(*(ways() for _ in stories), strict=True)
+    for those in itertools.zip_longest(*stories):
+        several = [(a, b, one) for a, b, one in zip(short, long, those, strict=True) if one]
+        for a, b, one in several:
+            lose(a, one.lost)
+            lose(b, one.lost)
+        joined = [(a, one) for a, _, one in several if len(one.slots) == 1]
+        replies = iter(joined and at_once(joined, keep))
+        for a, b, one in several:
+            expected = b.run("candles", one.call(), keep)
+            reply = next(replies) if len(one.slots) == 1 else 0
+            if reply == 0:
+                assert a.run("candles", one.call(), keep) == expected
+            else:
+                assert [reply, a.heard, *a.stored()] == expected
+    for way in (*short, *long):
+        way.server.delete(*way.keys)
+
+
+def at_once(several: Sequence[tuple[Way, Write]], keep: int) -> list[Any]:
+    """The replies of one call; each of ``several`` has what was announced for it."""
+    keys: list[str] = []
+    arguments: list[Any] = []
+    channel = store.keys(SERIES).close_channel.encode()
+    for way, one in several:
+        words = list(unpacked(one.call()))
+        keys += way.keys[:2]
+        own = f"channel:{way.keys[0]}"  # so that it is known whose it is
+        arguments += [words[5], keep, words[7], own, own, *words[10:]]
+    server, ears = several[0][0].server, several[0][0].ears
+    call = ("EVALSHA", DIGESTS["closes"], len(keys), *keys, *arguments)
+    replies: list[Any] = server.execute_command(*call)
+    server.publish("channel:end", "")
+    heard: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    while (message := ears.get_message(timeout=1))["channel"] != b"channel:end":
+        heard.setdefault(message["channel"], []).append((channel, message["data"]))
+    for way, _ in several:
+        way.heard = heard.get(b"channel:" + way.keys[0].encode(), [])
+    return replies
 
 
 # -- readings ----------------------------------------------------------------------------------

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 from redis.exceptions import ResponseError
 from trio.testing import MockClock
 
 from livermore.adapters import redis as module
 from livermore.adapters import store
-from livermore.adapters.redis import Call, Redis
-from livermore.adapters.wire import AT_ONCE, Wire
-from livermore.errors import StoreError, StoreUnusable
+from livermore.adapters.redis import Call, Later, Redis, at_once
+from livermore.adapters.wire import AT_ONCE, TOGETHER, Wire
+from livermore.errors import Fenced, StoreError, StoreUnusable
 from livermore.market.candle import Candle, Series
 from livermore.market.timeframe import Timeframe
 from tests.proxy import Proxy
@@ -65,6 +68,73 @@ async def test_twenty_thousand_calls_at_once_come_back_in_their_order(lanes: Red
     replies = await lanes.run_each(calls)
     assert codes(replies) == "a" * 20_000
     assert [reply[0] for reply in replies] == [n // 100 + 1 for n in range(20_000)]
+
+
+async def test_many_closes_are_few_calls_and_each_has_its_own_reply(
+    lanes: Redis, own_valkey: RedisServer
+):
+    """Also those that are not simply the next candle, and those that are refused."""
+    symbols = [f"S{n}-USD" for n in range(2 * AT_ONCE + 7)]
+    foreign, late, several, fenced = symbols[3], symbols[14], symbols[60], symbols[61]
+
+    def make(slot: int, place: int) -> Call:
+        if slot == 2 and symbols[place] == several:
+            series = Series("coinbase", several, M5)
+            three = [Candle(series, T0 + n * M5.ms, 1.0, 2.0, 1.0, 2.0, 3.0) for n in (2, 3, 4)]
+            return store.write(series, 1, three)
+        early = symbols[place] == late and slot == 2
+        return write(symbols[place], 0 if early else slot)
+
+    async def round_of(slot: int) -> list[object]:
+        with own_valkey.client() as client:
+            client.config_resetstat()
+            replies = await lanes.run_each(Later(lambda n: make(slot, n), len(symbols)))
+            asked.append(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+        return replies
+
+    asked: list[int] = []
+    assert codes(await round_of(0)) == "a" * len(symbols), "the first of a series is asked alone"
+    with own_valkey.client() as client:
+        client.delete(f"candles:coinbase:{foreign}:5m")
+        client.set(f"candles:coinbase:{foreign}:5m", "mine")
+        client.hset(store.keys(Series("coinbase", fenced, M5)).companion, "epoch", 9)
+    replies = await round_of(1)
+    assert codes(replies) == "aaa!" + "a" * 57 + "!" + "a" * (len(symbols) - 62)
+    assert store.is_foreign(replies[3])
+    assert isinstance(replies[61], Fenced)
+    replies = await round_of(2)
+    found = codes(replies)
+    assert found[3] == found[63] == "!"
+    assert found[14] == "s"
+    assert found[60:63] == "aaa", "three candles are one call of their own"
+    assert asked[0] == len(symbols) + math.ceil(len(symbols) / TOGETHER)
+    assert asked[1] == math.ceil(len(symbols) / TOGETHER) + 2
+    with own_valkey.client() as client:
+        client.script_flush()
+    assert codes(await round_of(5)).replace("!", "a") == "a" * len(symbols)
+    with own_valkey.client() as client:
+        client.config_resetstat()
+        await lanes.run_each(Later(lambda n: make(6, n), len(symbols)))
+        calls = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert calls == asked[1], "the script of many was loaded again as well"
+
+
+async def test_of_many_closes_that_are_cut_nothing_is_run_twice(
+    lanes: Redis, own_valkey: RedisServer, proxy: Proxy
+):
+    cut = Redis(proxy.url)
+    calls = [Later(lambda n, slot=slot: write(f"S{n}-USD", slot), 250) for slot in range(2)]  # type: ignore[misc]
+    assert codes(await cut.run_each(calls[0])) == "a" * 250
+    made = proxy.cut("candles:coinbase:S220-USD", request=30)
+    told = codes(await cut.run_each(calls[1]))
+    assert made.made.wait(5)
+    assert len(told) == 250
+    assert told == "a" * told.count("a") + "!" * told.count("!")
+    assert told[-1] == "!"
+    again = codes(await cut.run_each(calls[1]))
+    assert again == "s" * again.count("s") + "a" * again.count("a"), "what was run is the same now"
+    assert again.count("s") >= told.count("a")
+    cut.close()
 
 
 async def test_while_redis_works_the_event_loop_goes_on(lanes: Redis, proxy: Proxy):
@@ -258,3 +328,22 @@ async def test_a_lane_of_threads_answers_the_same(lanes: Redis):
     calls = [write(f"S{n}-USD") for n in range(20)]
     assert codes(await lanes.run_each(calls, "lease")) == "a" * 20
     assert await lanes.run_each(calls, "lease") == await lanes.run_each(calls, "write")
+
+
+@pytest.mark.parametrize("lock", [trio.Lock, lambda: trio.CapacityLimiter(1)])
+async def test_what_nobody_holds_is_held_before_others_have_their_turn(lock: Callable[[], Any]):
+    held, turns = lock(), []
+
+    async def other() -> None:
+        turns.append("other")
+        async with at_once(held):
+            turns.append("other has it")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        async with at_once(held):
+            turns.append("ours")
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+        turns.append("given back")
+    assert turns == ["ours", "other", "given back", "other has it"]

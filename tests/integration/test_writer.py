@@ -498,6 +498,25 @@ async def test_readings_give_way_to_closes_but_not_for_long(desk, monkeypatch):
         nursery.cancel_scope.cancel()
 
 
+async def test_readings_give_way_until_no_close_comes_for_a_moment(desk, monkeypatch):
+    """Of a burst the first are written before the last are here: nothing waits just then."""
+    monkeypatch.setattr(readings_module, "GIVE_WAY", 3600.0)
+    key = store.keys(desk.series()).indicator
+    looks = itertools.chain([False, True, True], itertools.repeat(False))
+    monkeypatch.setattr(desk.readings, "_first", lambda: next(looks))
+    await desk.readings.turn()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.readings.run)
+        await desk.close(candle(desk, 0), reading=False)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert await desk.lanes.one("GET", key) is None
+        await desk.close(candle(desk, 1), reading=False)
+        with trio.fail_after(10):
+            while await desk.lanes.one("GET", key) is None:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_refold_that_redis_interrupts_is_made_up_for(own_valkey: RedisServer, monkeypatch):
     desk = Desk(own_valkey.url)
     await desk.start()

@@ -14,49 +14,14 @@
 --      s same, w weaker and different (not written), o empty of unknown price (not written), t trimmed away.
 -- Numbers are spliced as text, never re-encoded: cjson keeps 14 digits.
 local key, companion, keep = KEYS[1], KEYS[2], tonumber(ARGV[2])
-local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected', 'corrected_from', 'changed_from')
--- Both at the same moment: what the companion says is true of candles that are there.
-local function expire()
-  if ARGV[11] == '' then return end
-  redis.call('PEXPIRE', companion, ARGV[11])
-  redis.call('PEXPIRE', key, ARGV[11])
-end
-
--- Nearly every call brings one traded candle, newer than all that is stored, to a series with a companion. What is done
--- for it here is to the byte what would be done below, for half the work.
-if #ARGV == 16 and known[1] == ARGV[1] and tonumber(known[2] or '') and string.byte(ARGV[13]) == 34
-    and redis.call('ZCOUNT', key, ARGV[12], '+inf') == 0 then
-  local card = redis.call('ZCARD', key) + 1
-  local evidence = ARGV[15] == '1' and 'stream' or ARGV[15] == '2' and 'rest' or 'assumed'
-  local member = '"open_time":' .. ARGV[12] .. ',' .. ARGV[13] .. ',"volume":' .. ARGV[14] .. ',"kind":"traded","evidence":"'
-    .. evidence .. '","as_of":' .. ARGV[16] .. ',"revision":0}'
-  redis.call('ZADD', key, ARGV[12], '{' .. member)
-  if tonumber(ARGV[12]) > tonumber(known[2]) then redis.call('PUBLISH', ARGV[4], '{' .. ARGV[6] .. member) end
-  local edge_time, edge, oldest = tonumber(known[4] or ''), tonumber(ARGV[8]), ''
-  if edge and edge_time and edge < edge_time then edge = nil end
-  edge_time = edge or edge_time
-  if card >= keep then
-    local first = redis.call('ZRANGE', key, 0, 1, 'WITHSCORES')
-    oldest = first[1]
-    local gone = edge_time and card - keep or 0
-    if gone > 1 then gone = math.min(gone, redis.call('ZCOUNT', key, '-inf', string.format('%d', edge_time))) end
-    if gone > 0 and tonumber(first[2]) <= edge_time then
-      redis.call('ZREMRANGEBYRANK', key, 0, gone - 1)
-      card, oldest = card - gone, gone == 1 and first[3] or redis.call('ZRANGE', key, 0, 0)[1]
-    end
-  end
-  local version = (tonumber(known[3] or '') or 0) + 1
-  local text = string.format('%d', version)
-  if edge then
-    redis.call('HSET', companion, 'edge_time', ARGV[8], 'edge', ARGV[9], 'base', ARGV[10], 'version', text)
-  else
-    redis.call('HSET', companion, 'version', text)
-  end
-  expire()
-  return {card, version, 'a', oldest, tonumber(known[5] or '') or 0}
+-- Nearly every call brings the next candle alone.
+-- include append
+if #ARGV == 16 then
+  local reply = append(key, companion, 0)
+  if reply then return reply end
 end
 -- Everything else.
-
+local known = redis.call('HMGET', companion, 'epoch', 'cursor', 'version', 'edge_time', 'corrected', 'corrected_from', 'changed_from')
 local tf = tonumber(ARGV[3])
 local label = {[0] = 'assumed', [1] = 'stream', [2] = 'rest'}
 local rank_of = {assumed = 0, stream = 1, rest = 2}
@@ -270,5 +235,9 @@ if changed then
   end
 end
 if #fields > 0 then redis.call('HSET', companion, unpack(fields)) end
-expire()
+-- Both at the same moment: what the companion says is true of candles that are there.
+if ARGV[11] ~= '' then
+  redis.call('PEXPIRE', companion, ARGV[11])
+  redis.call('PEXPIRE', key, ARGV[11])
+end
 return {card, version, table.concat(codes), oldest, corrected_version}
