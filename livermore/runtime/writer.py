@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 
 import attrs
 import msgspec
@@ -136,8 +136,10 @@ class Writer:
         """What the server refused in this turn, series by series."""
         self._foreign: dict[Series, float] = {}
         """Series whose key is somebody else's, and the monotonic time of the next try."""
-        self._to_show: list[Call] = []
+        self._to_show: list[Forming | tuple[str, Ticker]] = []
         self._shows = 0
+        self._parents_shown = False
+        """Whether those of the higher timeframes are shown beside what is to be shown."""
         self.prices: dict[str, tuple[float, int]] = {}
         """Symbol -> the last price of its tickers, and the exchange's time of it (ms)."""
         self._followed: Sequence[Series] = ()
@@ -220,10 +222,16 @@ class Writer:
         self._leave([before])
 
     def _leave(self, series: Collection[Series]) -> None:
-        exchange = self._lease.exchange
-        keys = {store.keys(one).companion for one in series}
-        keys |= {store.ticker_key(exchange, one.symbol) for one in series}
-        self._to_show = [call for call in self._to_show if call[3] not in keys]
+        symbols = {one.symbol for one in series}
+        self._to_show = [
+            shown
+            for shown in self._to_show
+            if (
+                shown.series not in series
+                if isinstance(shown, Forming)
+                else shown[0] not in symbols
+            )
+        ]
         for one in series:
             self._foreign.pop(one, None)
         for page in [page for page in self._pages if page.series in series]:
@@ -583,38 +591,38 @@ class Writer:
     async def _show(self) -> None:
         """Publish some of the newest forming candles and tickers; they are never kept for later.
 
-        A few at a time: a close must not wait until all of them are out.
+        A few at a time, and made only then: a close must not wait until all of them are out.
         """
         if not self._to_show:
             self._to_show = self._what_to_show()
-        some, self._to_show = self._to_show[:SHOWN_AT_ONCE], self._to_show[SHOWN_AT_ONCE:]
+        count = SHOWN_AT_ONCE // (len(TIMEFRAMES) if self._parents_shown else 1)
+        some, self._to_show = self._to_show[:count], self._to_show[count:]
         if some:
             self._check_lease()
-            await self._redis.run(some, "show")
+            await self._redis.run([call for one in some for call in self._shown(one)], "show")
 
-    def _what_to_show(self) -> list[Call]:
+    def _what_to_show(self) -> list[Forming | tuple[str, Ticker]]:
+        """The newest of each symbol; of every some of these the higher timeframes are shown too."""
         pending = self._pending
         forming, pending.forming = pending.forming, {}
         tickers, pending.tickers = pending.tickers, {}
         self.prices.update((s, (ticker.price, ticker.time)) for s, ticker in tickers.items())
-        exchange, epoch = self._lease.exchange, self._lease.epoch
-        running = list(forming.values())
+        self._parents_shown = self._shows % PARENTS_SHOWN == 0
         self._shows += 1
-        if self._shows % PARENTS_SHOWN == 1:
-            running += [one for lowest in forming.values() for one in self._folder.running(lowest)]
-        calls = [
-            store.publish(store.keys(one.series).companion, store.keys(one.series).update_channel,
-                          forming_text(one), epoch=epoch)
-            for one in running
-        ]  # fmt: skip
-        calls += [
-            store.publish(store.ticker_key(exchange, symbol),
-                          store.ticker_channel(exchange, symbol),
-                          ticker_text(exchange, symbol, ticker, epoch),
-                          epoch=epoch, seconds=TICKER_TTL)
-            for symbol, ticker in tickers.items()
-        ]  # fmt: skip
-        return calls
+        return [*forming.values(), *tickers.items()]
+
+    def _shown(self, one: Forming | tuple[str, Ticker]) -> Iterator[Call]:
+        epoch = self._lease.epoch
+        if isinstance(one, Forming):
+            for running in (one, *(self._folder.running(one) if self._parents_shown else ())):
+                named = store.keys(running.series)
+                text = forming_text(running)
+                yield store.publish(named.companion, named.update_channel, text, epoch=epoch)
+            return
+        exchange, (symbol, ticker) = self._lease.exchange, one
+        key, channel = store.ticker_key(exchange, symbol), store.ticker_channel(exchange, symbol)
+        text = ticker_text(exchange, symbol, ticker, epoch)
+        yield store.publish(key, channel, text, epoch=epoch, seconds=TICKER_TTL)
 
 
 class _FormingText(msgspec.Struct):
