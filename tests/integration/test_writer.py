@@ -236,6 +236,41 @@ async def test_updates_and_tickers_are_published_and_only_the_ticker_is_kept(des
     assert await desk.stored() == []
 
 
+async def test_what_is_shown_is_made_a_few_at_a_time_and_a_symbol_that_left_is_not(
+    desk, monkeypatch
+):
+    names = [f"S{number}-USD" for number in range(450)]
+    for name in names:
+        series = Series(desk.exchange, name, M5)
+        desk.pending.forming[series] = Forming(series, T0, 1.0, 2.0, 0.5, 1.5, 3.0, T0 + 5)
+        desk.pending.tickers[name] = Ticker(name, 1.5, T0 + 5)
+    shown: list[list[str]] = []
+
+    async def run(calls: Sequence[Call], lane: str) -> None:
+        assert lane == "show"
+        shown.append([str(call[3]) for call in calls])
+
+    monkeypatch.setattr(desk.lanes, "run", run)
+    await desk.writer._show()
+    desk.writer.forget(store.all_series(desk.exchange, names[0]))
+    desk.writer.forget(store.all_series(desk.exchange, names[-1]))
+    while desk.writer._to_show:
+        await desk.writer._show()
+    assert max(map(len, shown)) == module.SHOWN_AT_ONCE
+    told = [key for some in shown for key in some]
+    every = {
+        key
+        for name in names
+        for key in (
+            store.ticker_key(desk.exchange, name),
+            *(store.keys(one).companion for one in store.all_series(desk.exchange, name)),
+        )
+    }
+    last = {store.keys(one).companion for one in store.all_series(desk.exchange, names[-1])}
+    gone = last | {store.ticker_key(desk.exchange, name) for name in (names[0], names[-1])}
+    assert sorted(told) == sorted(every - gone)
+
+
 async def test_a_newer_holder_ends_the_writer(desk):
     await desk.close(candle(desk, 0))
     await desk.lanes.one("HSET", store.keys(desk.series()).companion, "epoch", desk.lease.epoch + 1)
