@@ -471,7 +471,7 @@ def raise_first(replies: list[Any]) -> list[Any]:
 async def ask_with_scripts(wire: Wire, calls: Sequence[Call], replies: list[Any]) -> None:
     """Run those of ``calls`` whose script the server did not know once more, with it."""
     unknown = [i for i, reply in enumerate(replies) if is_unknown_script(reply)]
-    if not unknown:
+    if not unknown or not wire.is_open():  # it may have been lost behind these
         return
     names = sorted({NAMES[calls[i][1]] for i in unknown})
     if "candles" in names:

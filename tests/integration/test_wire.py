@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from trio.testing import MockClock
 
 from livermore.adapters import redis as module
 from livermore.adapters import store
-from livermore.adapters.redis import Call, Later, Redis, at_once
+from livermore.adapters.redis import Call, Later, Redis, ask_with_scripts, at_once
 from livermore.adapters.wire import AT_ONCE, TOGETHER, Wire
 from livermore.errors import Fenced, StoreError, StoreUnusable
 from livermore.market.candle import Candle, Series
@@ -234,7 +234,7 @@ class Connected:
 
     @staticmethod
     def parse_error(text: str) -> Exception:
-        return ResponseError(text)
+        return (NoScriptError if text.startswith("NOSCRIPT") else ResponseError)(text)
 
     def disconnect(self) -> None:
         self._sock.close()
@@ -262,6 +262,19 @@ async def test_what_is_no_reply_is_an_error_in_every_place_that_is_left(
     assert [str(one).removeprefix("ERR ") if isinstance(one, str) else one for one in there] == kept
     assert all(why in str(one) for one in replies[len(kept) :])
     assert not wire.is_open()
+    connected.server.close()
+
+
+async def test_a_connection_that_is_lost_behind_an_unknown_script_is_not_asked_to_load_it():
+    connected = Connected()
+    wire = Wire(5.0)
+    wire.use(connected)
+    connected.server.sendall(b"-NOSCRIPT No matching script.\r\n")
+    connected.server.shutdown(socket.SHUT_WR)
+    calls = [write("A-USD"), write("B-USD")]
+    replies = await wire.ask(calls)
+    await ask_with_scripts(wire, calls, replies)
+    assert ["NOSCRIPT" in str(replies[0]), "closed by server" in str(replies[1])] == [True, True]
     connected.server.close()
 
 
