@@ -12,7 +12,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 import attrs
 
 from livermore.adapters.channel import DEFAULT_CHANNELS, KINDS, ChannelSettings, check_url
+from livermore.adapters.redis_url import check_options
 from livermore.errors import ConfigurationError, LivermoreError, UsageError
 from livermore.market.country import parse_country
 from livermore.signals.rule import DEFAULT_RULES, Kind, Rule, rule_from
@@ -107,6 +108,9 @@ class Settings:
     symbols_by: str = attrs.field(default="", eq=False)
     """The flag or variable that names the symbols or the top; empty where file or default do."""
 
+    typed_urls: Mapping[str, frozenset[str]] = attrs.field(factory=dict, eq=False)
+    """``rest_url`` or ``websocket_url`` -> the exchanges of which a flag names one."""
+
     def of(self, exchange: str) -> Own:
         """What ``exchange`` is told, by itself or with all."""
         own = self.own.get(exchange, Own())
@@ -136,6 +140,8 @@ class Settings:
                 f"--symbols: symbols are meant for {', '.join(strange)}, which is not run: "
                 f"livermore run {' '.join((*self.exchanges, *strange))}"
             )
+        if self.exchanges:
+            self.check_urls({*self.exchanges, *self.autostart})
         for name in self.exchanges:
             if self.of(name).symbols == ():
                 raise UsageError(
@@ -149,6 +155,15 @@ class Settings:
                         f"{flag_name(key)}: several exchanges run: say whose it is, such as "
                         f"{self.exchanges[0]}={scheme}://…"
                     )
+
+    def check_urls(self, asked: Collection[str]) -> None:
+        """Raise :class:`UsageError` where somebody typed a URL of an exchange that is not asked."""
+        for key, named in self.typed_urls.items():
+            if others := ", ".join(sorted(named.difference(asked))):
+                raise UsageError(
+                    f"{flag_name(key)}: a URL is meant for {others}, but only "
+                    f"{', '.join(sorted(asked))} is asked: name {others}, or leave that URL away"
+                )
 
 
 @attrs.frozen
@@ -182,6 +197,7 @@ def load(
     home = environ.get("HOME", "")
     values: dict[str, Any] = {}
     own: dict[str, dict[str, Any]] = {}
+    typed: dict[str, frozenset[str]] = {}
     file = _file(config or environ.get(FILE_VARIABLE) or None, cwd, home)
     # Weakest first, so that a stronger source replaces what it names.
     for given, name_of, error, base in (
@@ -221,6 +237,8 @@ def load(
                 values[key] = urls.pop("")
             for exchange, url in urls.items():
                 own.setdefault(exchange, {})[key] = url
+            if name_of is flag_name:
+                typed[key] = frozenset(urls)
         if isinstance(tables := parsed.get("exchanges"), Mapping):
             parsed["exchanges"] = tuple(tables)
             for exchange, table in tables.items():
@@ -232,7 +250,9 @@ def load(
         values.setdefault("top", DEFAULT_TOP)
     if "state_dir" not in values:
         values["state_dir"] = default_state_dir(environ)
-    return Settings(own={name: Own(**said) for name, said in own.items() if said}, **values)
+    return Settings(
+        own={name: Own(**said) for name, said in own.items() if said}, typed_urls=typed, **values
+    )
 
 
 def _forget(own: Mapping[str, dict[str, Any]], *keys: str) -> None:
@@ -631,6 +651,10 @@ def _redis_url(value: object, source: _Source) -> str:
         )
     if parts.scheme == "unix" and len(parts.path) < 2:
         raise ConfigurationError(f"{source.name}: unix:// needs the path of a socket")
+    try:
+        check_options(str(value).strip())
+    except ValueError as error:
+        raise ConfigurationError(f"{source.name}: {error}") from None
     return str(value).strip()
 
 

@@ -12,7 +12,7 @@
     ├── UnknownSymbol             -> exit 2 at the CLI, skipped in a feed
     ├── ConnectionLost            -> reconnect: the socket closed or could not be opened
     │   └── Stalled               -> reconnect: open but silent
-    ├── Refused                   -> end this feed: will not work until a person acts
+    ├── Refused                   -> end this feed; exit 4: will not work until a person acts
     │   └── KeyRefused            -> exit 4: the exchange does not take a user's key
     ├── RestError                 -> wait and ask again
     │   └── RateLimited           -> wait as long as told
@@ -172,7 +172,7 @@ EXIT_CODES: tuple[tuple[type[LivermoreError], int], ...] = (
     (ConfigurationError, 4),
     (StoreUnusable, 4),
     (DatabaseUnusable, 4),
-    (KeyRefused, 4),
+    (Refused, 4),
     (TakenError, 5),
     (LivermoreError, 1),
 )

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long after a candle's end its alert is heard, and how much of that is ours.
 
-    scripts/bench_alerts.py [--minutes 16] [--symbols 50]
+    python scripts/bench_alerts.py [--minutes 16] [--symbols 50]
 
 A whole daemon in a process of its own follows the simulated exchange, at the pace of real time, in
 another one. A rule that nearly every close meets makes the alerts; this process hears them on Redis

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Frames per second, and how long a close takes to Redis and to its reading, beside cryptofeed.
 
-    scripts/bench_binance.py [--symbols 100,500,1000] [--frames 200000] [--rounds 2]
+    python scripts/bench_binance.py [--symbols 100,500,1000] [--frames 200000] [--rounds 2]
                              [--records frame|full] [--without-cryptofeed]
 
 Binance's five-minute klines over TLS on loopback, with a certificate made for it. One process sends

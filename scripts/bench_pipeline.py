@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How long a closed candle takes from the socket to its reading in Redis, and where the time goes.
 
-    scripts/bench_pipeline.py [--symbols 100,1000] [--with recorder,verification,metrics,rules]
+    python scripts/bench_pipeline.py [--symbols 100,1000]
+        [--with recorder,verification,metrics,rules]
 
 Two processes and a real Valkey: one sends frames in Coinbase's protocol over loopback sockets,
 one, pinned to a core of its own, runs connection -> tracker -> writer -> readings. Every symbol's

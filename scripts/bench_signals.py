@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What MACD-V costs, beside TA-Lib, talipp and pandas on the same work, as JSON.
 
-    scripts/bench_signals.py [--batches 1,100,1000,10000] [--repeats 30]
+    python scripts/bench_signals.py [--batches 1,100,1000,10000] [--repeats 30]
 
 Microseconds; each the best of several calls in a row, in turns, so that all meet the same machine;
 ``after_others`` is the first call of a turn, when the caches hold others' data. ``close`` is one

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare a store with a simulator's truth, slot for slot, and every reading with the recursion.
 
-    scripts/check_truth.py --redis-url unix:///run/valkey.sock --control http://127.0.0.1:8080/control
+    python scripts/check_truth.py --redis-url unix:///run/valkey.sock --control http://127.0.0.1:8080/control
 
 Prints one JSON document. Exit 0 when everything agrees, 7 when something differs, 1 when it cannot
 look. The recursion and the rules that withhold a reading are written anew here from the definition

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the golden vectors of MACD-V: made-up candles, and the readings that are right for them.
 
-    scripts/golden.py [FILE]
+    python scripts/golden.py [FILE]
 
 The numbers are TA-Lib's, not ours: only what no library has (which candles the ATR sees, stages,
 what is withheld) is written here, once more and plainly. The file says how to read it. The

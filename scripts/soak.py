@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Run the whole daemon through seeded schedules of disturbances, or for days of a market.
 
-    scripts/soak.py --seeds 1-200 --jobs 2
-    scripts/soak.py --seeds 17 --verbose
-    scripts/soak.py --seeds 1-200 --exchanges coinbase,binance
-    scripts/soak.py --memory --symbols 50 --days 10 --rate 240
+    python scripts/soak.py --seeds 1-200 --jobs 2
+    python scripts/soak.py --seeds 17 --verbose
+    python scripts/soak.py --seeds 1-200 --exchanges coinbase,binance
+    python scripts/soak.py --memory --symbols 50 --days 10 --rate 240
 
 A seed is two hours of a market in a minute: everything goes wrong, then a calm, and then the store,
 what was announced and the readings must be what the exchange's truth makes of them. One line per

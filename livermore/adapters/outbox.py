@@ -29,6 +29,8 @@ PAGE = 500
 """Entries read at once."""
 BEGINNING = "0-0"
 """Before every stream id."""
+NO_SYMBOL = "exchange"
+"""In the place of a symbol, for what is about the whole exchange; a symbol has a dash."""
 
 
 def stream_key(exchange: str) -> str:
@@ -68,8 +70,11 @@ def all_channel(exchange: str) -> str:
 
 
 def symbol_channel(exchange: str, symbol: str) -> str:
-    """Where the alerts of a symbol and their withdrawals are published."""
-    return f"channel:exchange:{exchange}:alerts:{symbol}"
+    """Where the alerts of a symbol and their withdrawals are published.
+
+    What is about no symbol is published under :data:`NO_SYMBOL`.
+    """
+    return f"channel:exchange:{exchange}:alerts:{symbol or NO_SYMBOL}"
 
 
 def memory_field(series: Series) -> str:
@@ -128,12 +133,11 @@ def post(
     for field, text in memories.items():
         arguments += [field, text]
     for one in entries:
-        symbol = symbol_of(one.entry)
         arguments += [
             one.claim,
             encode_entry(one.entry),
             ",".join(one.channels),
-            symbol_channel(exchange, symbol) if symbol else "",
+            symbol_channel(exchange, symbol_of(one.entry)),
         ]
     return script("alerts", _keys(exchange), *arguments)
 

@@ -22,7 +22,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
-from livermore.adapters.redis import without_password
+from livermore.adapters.redis_url import without_password
 from livermore.errors import ConfigurationError, Conflict, DatabaseError, DatabaseUnusable
 
 TIMEOUT = 5.0

@@ -30,6 +30,7 @@ import trio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from livermore.adapters.redis_url import check_options, shown
 from livermore.adapters.wire import Wire, packed, unpacked
 from livermore.errors import ConfigurationError, Fenced, StoreError, StoreUnusable
 
@@ -77,17 +78,6 @@ def script(name: str, keys: Sequence[str], *arguments: str | bytes | float) -> C
     return ("EVALSHA", DIGESTS[name], len(keys), *keys, *arguments)
 
 
-_CREDENTIALS = re.compile(r"(?<=://)(?P<user>(?:[^:@/]*:)?).*@")
-_SECRET_OPTION = re.compile(r"(?P<name>[?&][a-z_]*password=)[^&]*", re.IGNORECASE)
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown, even one that is written wrong: a bare ``/`` or ``#`` in a
-    password makes URL parsers take the password for something else, and quote it."""
-    shown = _CREDENTIALS.sub(lambda found: f"{found['user']}***@", url)
-    return _SECRET_OPTION.sub(lambda found: f"{found['name']}***", shown)
-
-
 KEYED = frozenset(
     "DEL EXISTS EXPIRE GET GETRANGE HDEL HEXISTS HGET HGETALL HLEN HMGET HSET HVALS INCR PERSIST"
     " PEXPIRE PTTL SET STRLEN TTL TYPE XADD XLEN XRANGE XREVRANGE ZADD ZCARD ZCOUNT ZRANGE"
@@ -108,7 +98,7 @@ class Client:
 
     def __init__(self, url: str, timeout: float = SOCKET_TIMEOUT) -> None:
         self.url = url
-        self.shown = without_password(url)
+        self.shown = shown(url)
         self.timeout = timeout
         self.is_cluster = url.startswith(("redis+cluster://", "rediss+cluster://"))
         self._redis: Any = None
@@ -123,6 +113,10 @@ class Client:
                 f"Redis URL {self.shown!r} is not understood: "
                 "use redis://, rediss://, unix:// or redis+cluster://"
             )
+        try:
+            check_options(url)
+        except ValueError as error:
+            raise ConfigurationError(f"Redis URL {self.shown!r}: {error}") from None
 
     def _connect(self) -> Any:
         if self._redis is None:
@@ -430,7 +424,9 @@ class Client:
 class Later(Sequence[Call]):
     """Scripts that are made when they are sent: Redis works on the first while others are made.
 
-    Each is about keys of its own, so that their order does not matter.
+    Each is about keys of its own. They are run in their order, but for those that could not be
+    joined with others where that was tried: these are run behind all, also behind those of a longer
+    timeframe. To wait for them before these are sent would cost every batch a round trip.
     ``make`` may be called more than once for one of ``count`` places.
     """
 
@@ -646,7 +642,7 @@ class Redis:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.shown = without_password(url)
+        self.shown = shown(url)
         plain = url.startswith(("redis://", "unix://"))
         self._lanes = {
             lane: _Lane(

@@ -26,6 +26,8 @@ PRIVATE = 24 * 3600 * 1000
 """How long (ms) the keys of one user stay after their last use, give or take :data:`JITTER`."""
 JITTER = 0.1
 """So that what was written together does not expire together."""
+TOLD = 24 * 3600 * 1000
+"""How long (ms) it is remembered what was last announced of older candles."""
 
 
 @attrs.frozen
@@ -333,7 +335,7 @@ def write(
             f"{_figure(candle.as_of)}".encode()
         )
     packed = Packed(b"".join(parts))
-    if len(candles) == 1:
+    if len(candles) == 1 and candles[0].kind is Kind.TRADED:
         packed.joins = joins
     return ("EVALSHA", DIGESTS["candles"], 2, key, packed)
 
@@ -358,7 +360,7 @@ def _edge(time: int, after: bytes, before: bytes) -> bytes:
 @functools.lru_cache(maxsize=20_000)
 def _packed(series: Series, epoch: int) -> tuple[str, bytes, tuple[int, int, int]]:
     """The first key of a write, what of it is the same every time, ready to be sent, and where that
-    can be joined with others, where it is of one candle."""
+    can be joined with others, where it is of one traded candle."""
     named = keys(series)
     start = b"".join([bulk("EVALSHA"), bulk(DIGESTS["candles"]), bulk(2)])
     both = bulk(named.candles) + bulk(named.companion)
@@ -444,19 +446,16 @@ def whole(series: Series) -> Call:
 
 
 def reading(series: Series, text: bytes, *, older: bool = False, life: int = 0) -> Call:
-    """Store and announce a reading; one of an ``older`` candle is announced alone.
+    """Store and announce a reading; one of an ``older`` candle is announced alone, unless the last
+    one announced of it within a day says the same.
 
     ``life`` as of :func:`write`.
     """
     named = keys(series)
-    return script(
-        "reading",
-        (named.indicator,),
-        text,
-        named.indicator_channel,
-        "1" if older else "",
-        life or "",
-    )
+    if older:
+        both = (named.indicator, f"told:{{{named.indicator}}}")
+        return script("reading", both, text, named.indicator_channel, "1", life or "", TOLD)
+    return script("reading", (named.indicator,), text, named.indicator_channel, "", life or "")
 
 
 def recomputed(series: Series, epoch: int, version: int) -> Call:

@@ -69,6 +69,13 @@ def _can_be_joined(call: tuple[Any, ...]) -> bool:
     return getattr(call[-1], "joins", None) is not None
 
 
+def _is_refused(answer: object) -> bool:
+    """Whether the server knows the script and did not run it, or not to its end."""
+    return isinstance(answer, redis.exceptions.ResponseError) and not isinstance(
+        answer, redis.exceptions.NoScriptError
+    )
+
+
 def _join(calls: Sequence[tuple[Any, ...]], digest: str) -> bytes:
     """One call of the script ``digest`` for several of one other: all keys, then all arguments."""
     keys, arguments, words = [], [], 3
@@ -91,6 +98,8 @@ class Wire:
         self._connection: Any = None
         self._socket: socket.socket | None = None
         self._reader: hiredis.Reader | None = None
+        self._joins = True
+        """Whether this server takes calls that are joined: a node of a cluster does not."""
 
     def is_open(self) -> bool:
         """Whether there is a connection that nobody has ended since it was used last."""
@@ -114,6 +123,7 @@ class Wire:
             protocolError=redis.exceptions.InvalidResponse,
             replyError=connection._parser.parse_error,
         )
+        self._joins = True
 
     def close(self) -> None:
         """Drop the connection."""
@@ -133,10 +143,12 @@ class Wire:
         return replies + [error] * (len(calls) - len(replies))
 
     async def ask_together(self, calls: Sequence[tuple[Any, ...]], digest: str) -> list[Any]:
-        """As :meth:`ask`, for calls whose order does not matter.
+        """As :meth:`ask`, for calls whose order is better kept and need not be.
 
         Several that can be joined are sent as one call of the script ``digest``. That answers with
-        a list; what 0 stands for in it is asked by itself afterwards.
+        a list; what 0 stands for in it is asked by itself afterwards, behind all others. So is each
+        of a joined call that is refused as a whole; where one is taken then, none are joined on
+        this connection any more.
         """
         sizes: list[int] = []
         """How many calls each that was sent stands for."""
@@ -145,7 +157,7 @@ class Wire:
             for some in _slices(calls):
                 before, data = len(sizes), []
                 for alike, group in itertools.groupby(some, key=_can_be_joined):
-                    those, most = list(group), TOGETHER if alike else 1
+                    those, most = list(group), TOGETHER if alike and self._joins else 1
                     for start in range(0, len(those), most):
                         part = those[start : start + most]
                         data.append(_join(part, digest) if len(part) > 1 else packed(part[0]))
@@ -155,7 +167,12 @@ class Wire:
         answers, error = await self._exchange(joined())
         replies: list[Any] = []
         again: list[int] = []
+        refused: set[int] = set()
         for size, answer in zip(sizes, answers, strict=False):  # there may be fewer answers
+            if size > 1 and _is_refused(answer):
+                places = range(len(replies), len(replies) + size)
+                again += places
+                refused.update(places)
             if size == 1 or isinstance(answer, Exception):
                 replies += [answer] * size
                 continue
@@ -167,6 +184,8 @@ class Wire:
                 alone = await self.ask([calls[i] for i in again])
             for i, reply in zip(again, alone, strict=True):
                 replies[i] = reply
+                if i in refused and not isinstance(reply, Exception):
+                    self._joins = False
         return replies + [error] * (len(calls) - len(replies))
 
     async def _exchange(

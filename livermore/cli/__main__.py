@@ -1,4 +1,4 @@
-"""``python -m livermore.cli``."""
+"""``python -m livermore.cli``, as ``python -m livermore``."""
 
 import sys
 

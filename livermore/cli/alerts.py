@@ -105,7 +105,7 @@ def alerts(
     """List alerts, and whether they were sent: of several exchanges one after the other."""
     only, given = options.limits(symbol, exchange)
     settings = place.settings()
-    with store.open_store(settings) as client:
+    with store.open_store(settings, given) as client:
         chosen = store.look_at(client, settings, only, given)
         several, looked = len(chosen) > 1, dict[str, tuple[Wanted, Found]]()
         for name, known, status in chosen:

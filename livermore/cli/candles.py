@@ -52,7 +52,7 @@ def candles(
     wanted, length = options.marked(symbol, exchange), Timeframe.parse(timeframe)
     count = _count(last, since)
     settings = place.of(user).settings()
-    with store.open_store(settings) as client:
+    with store.open_store(settings, wanted[1]) as client:
         from livermore.adapters.store import keys
 
         where, name, status = store.find(client, settings, *wanted)

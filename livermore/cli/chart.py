@@ -63,7 +63,7 @@ def chart(
         raise UsageError(f"-o {out}: a chart is a .png or an .svg file")
     wanted, length = options.marked(symbol, exchange), Timeframe.parse(timeframe)
     settings = place.of(user).settings()
-    with store.open_store(settings) as client:
+    with store.open_store(settings, wanted[1]) as client:
         from livermore.adapters.chart import stored
         from livermore.adapters.store import keys, whole
 

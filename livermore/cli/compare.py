@@ -127,8 +127,10 @@ def compare(
     if wanted[0] == wanted[1]:
         raise UsageError(f"{first} twice: name two markets")
     settings = place.settings()
-    with store.open_store(settings) as client:
+    with store.open_store(settings, wanted[0][1]) as client:
         one, other = (read(client, settings, exchange, symbol) for symbol, exchange in wanted)
+    if one.name == other.name:
+        raise UsageError(f"{first} and {second} are one market: name two")
     sides = (one, other)
     found, pair, remarks = difference(one, other), lead_of(one, other, last), remarks_on(one, other)
     if json:

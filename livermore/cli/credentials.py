@@ -69,7 +69,7 @@ def check(
     """Say which variables are set, whether the exchange accepts them, and for what."""
     from livermore.exchanges import DIALECTS, dialect
 
-    settings = place.settings(user=user, rest_url=rest_url or None, country=country)
+    settings = keys.settings_of(place, exchange, user, rest_url, country)
     owner = keys.owner_of(settings, "credentials check")
     known = [one for one in DIALECTS.values() if one.account is not None]
     chosen = known if exchange is None else [dialect(known_exchange(exchange))]

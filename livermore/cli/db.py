@@ -22,7 +22,10 @@ PATIENCE = 600.0
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(rich_markup_mode="markdown")
+    group = typer.Typer(
+        rich_markup_mode="markdown",
+        epilog="Example: `livermore db apply`, `livermore db check --json`.",
+    )
     group.command(
         "apply",
         epilog="Example: `livermore db apply --dry-run`, `livermore db apply`. Exit code 7 when it "

@@ -144,7 +144,7 @@ def _show(finding: Finding) -> None:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(width=4)
     grid.add_column(width=15)
-    grid.add_column()
+    grid.add_column(overflow="fold")
     grid.add_row(
         Text(finding.verdict, style=COLOURS[finding.verdict]),
         Text(finding.check, style="bold"),

@@ -14,6 +14,8 @@ from livermore.cli.store import Status
 from livermore.errors import MalformedMessage, NotRunning, StoreError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from livermore.dialect import Dialect, Fees, Geo
 
 CLOSES = {
@@ -49,7 +51,7 @@ def exchanges(place: Place, country: Country = None, json: Json = False) -> int:
     for number, dialect in enumerate(known):
         if number:
             output.line("")
-        _show(dialect, states.get(dialect.name), trouble, settings.country)
+        output.show(block(dialect, states.get(dialect.name), trouble, settings.country))
     return 0
 
 
@@ -156,7 +158,8 @@ def _countries(geo: Geo, country: str | None) -> str:
     return where
 
 
-def _show(dialect: Dialect, status: Status | None, trouble: str, country: str | None) -> None:
+def block(dialect: Dialect, status: Status | None, trouble: str, country: str | None) -> Table:
+    """What is known of it and its state, for a person."""
     from rich.table import Table
     from rich.text import Text
 
@@ -164,12 +167,12 @@ def _show(dialect: Dialect, status: Status | None, trouble: str, country: str | 
     colour = COLOURS.get(state, "yellow" if state else "dim")
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(width=10, no_wrap=True, style="dim")
-    grid.add_column()
+    grid.add_column(overflow="fold")
     grid.add_row(Text(dialect.name, style="bold"), Text(dialect.title))
     grid.add_row("state", Text(state_of(status, trouble), style=colour))
     for name, text in rows(dialect, country):
         grid.add_row(name, Text(text))
-    output.show(grid)
+    return grid
 
 
 def document(

@@ -99,7 +99,7 @@ def explain(
     shown = _count(candles)
     wanted, length = options.marked(symbol, exchange), Timeframe.parse(timeframe)
     settings = place.of(user).settings()
-    with store.open_store(settings) as client:
+    with store.open_store(settings, wanted[1]) as client:
         where, name, status = store.find(client, settings, *wanted)
         [series] = store.series_of(client, settings, where, [name], status, [length])
         found = read_stored(client, series)

@@ -37,7 +37,7 @@ def fees(
     """Show the fees that you pay at the exchanges, and what you traded in 30 days."""
     from livermore.runtime.account import warning
 
-    settings = place.settings(user=user, rest_url=rest_url or None, country=country)
+    settings = keys.settings_of(place, exchange, user, rest_url, country)
     owner = keys.owner_of(settings, "fees")
     for dialect in keys.chosen(owner, exchange):
         key = owner.key(dialect)

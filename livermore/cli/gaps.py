@@ -90,7 +90,7 @@ def gaps(
     wanted = set(options.timeframes(timeframe))
     only, given = options.limits(symbol, exchange)
     settings, remain = place.settings(), False
-    with store.open_store(settings) as client:
+    with store.open_store(settings, given) as client:
         chosen = store.look_at(client, settings, only, given)
         for name, known, status in chosen:
             series = [

@@ -142,7 +142,7 @@ def indicators(
     wanted = Wanted(given or "", only, options.timeframes(timeframe), stage, sort)
     place = place.of(user)
     settings = place.settings()
-    with store.open_store(settings) as client:
+    with store.open_store(settings, given) as client:
         if watch:
             name = store.sole_exchange(client, settings, given)
             names = [(name, only)]

@@ -9,7 +9,7 @@ import attrs
 import typer
 
 from livermore.cli.database import open_database
-from livermore.cli.options import known_exchange
+from livermore.cli.options import Place, known_exchange
 from livermore.config import Settings, variables
 from livermore.errors import ConfigurationError
 
@@ -62,6 +62,20 @@ class Owner:
     def has(self, dialect: Dialect) -> bool:
         """Whether any of its variables is set."""
         return any(value.strip() for value in variables(self.parts(dialect).values()).values())
+
+
+def settings_of(
+    place: Place,
+    exchange: str | None,
+    user: str | None,
+    rest_url: Sequence[str] | None,
+    country: str | None,
+) -> Settings:
+    """The settings of a command that asks ``exchange``, or all whose variables are set."""
+    settings = place.settings(user=user, rest_url=rest_url or None, country=country)
+    if exchange is not None:
+        settings.check_urls([known_exchange(exchange)])
+    return settings
 
 
 def owner_of(settings: Settings, command: str, *, needed: bool = False) -> Owner:

@@ -12,8 +12,7 @@ from livermore.cli import output, store, times
 from livermore.cli.options import Json, Place, placed
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from livermore.cli.output import Rows
     from livermore.control.registry import Seen
 
 EVERY = 1.0
@@ -77,15 +76,15 @@ def _watch(look: Any, *, json: bool) -> int:
             time.sleep(EVERY)
 
 
-def table(seen: Sequence[Seen]) -> Table:
+def table(seen: Sequence[Seen]) -> Rows:
     """One row per instance and exchange."""
-    made = output.table(
-        *("instance", "exchange", "state", "symbols", "mode", "for", "up", "heartbeat", "error"),
+    from rich.text import Text
+
+    return output.Rows(
+        ("instance", "exchange", "state", "symbols", "mode", "for", "up", "heartbeat", "error"),
+        [[Text(cell) for cell in row] for row in _rows(seen)],
         right=("symbols", "for", "up", "heartbeat"), loose=("error",),
     )  # fmt: skip
-    for row in _rows(seen):
-        made.add_row(*row)
-    return made
 
 
 def _rows(seen: Sequence[Seen]) -> Iterator[tuple[str, ...]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+import attrs
 import msgspec
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.segment import Segment, Segments
 from rich.table import Table
+from rich.text import Text
 
 WIDE = 500
 """Columns where nobody is watching: a pipe has no edge to wrap at."""
@@ -71,9 +74,69 @@ def table(*columns: str, right: Sequence[str] = (), loose: Sequence[str] = ()) -
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
         made.add_column(
-            name, justify="right" if name in right else "left", no_wrap=name not in loose
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=name not in loose,
+            overflow="fold",
         )
     return made
+
+
+LOOSE = 24
+"""Columns that words which are wrapped need to be readable."""
+NOTHING = ("", "–")
+
+
+@attrs.frozen
+class Rows:
+    """A table; where its columns do not fit, a block of lines for each row: nothing is cut."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Text]]
+    right: Sequence[str] = ()
+    loose: Sequence[str] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.width() <= options.max_width:
+            yield self._table()
+            return
+        for row in self.rows:
+            yield from self._block(row, max(1, options.max_width - 2))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        if self.width() <= options.max_width:
+            return Measurement.get(console, options, self._table())
+        return Measurement(1, options.max_width)
+
+    def _table(self) -> Table:
+        made = table(*self.columns, right=self.right, loose=self.loose)
+        for row in self.rows:
+            made.add_row(*row)
+        return made
+
+    def width(self) -> int:
+        """Columns that the table needs."""
+        wanted = 0
+        for place, name in enumerate(self.columns):
+            widest = max([len(name), *(row[place].cell_len for row in self.rows)])
+            wanted += min(widest, LOOSE) if name in self.loose else widest
+        return wanted + 2 * len(self.columns)
+
+    def _block(self, row: Sequence[Text], room: int) -> Iterator[RenderableType]:
+        """The first cell, then what there is of the others, as many on a line as fit."""
+        if row[0].plain:
+            yield Text(row[0].plain, style="bold", overflow="fold")
+        line = Text()
+        for name, cell in zip(self.columns[1:], row[1:], strict=True):
+            if cell.plain in NOTHING:
+                continue
+            said = Text.assemble((f"{name} ", "dim"), cell)
+            if line.plain and (name in self.loose or line.cell_len + said.cell_len + 3 > room):
+                yield Padding(line, (0, 0, 0, 2))
+                line = Text()
+            line = Text(" · ").join([line, said]) if line.plain else said
+        if line.plain:
+            yield Padding(line, (0, 0, 0, 2))
 
 
 def number(value: float | None, places: int | None = None) -> str:

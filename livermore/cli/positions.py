@@ -52,7 +52,7 @@ def positions(
     """Show what you hold at the exchanges: price, cost, profit and loss."""
     from livermore.runtime.account import warning
 
-    settings = place.settings(user=user, rest_url=rest_url or None, country=country)
+    settings = keys.settings_of(place, exchange, user, rest_url, country)
     owner = keys.owner_of(settings, "positions", needed=sync)
     for number, dialect in enumerate(keys.chosen(owner, exchange)):
         key = owner.key(dialect)

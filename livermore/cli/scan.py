@@ -77,7 +77,7 @@ def scan(
         raise UsageError(f"--within {within:g}: write a number of points from 0 up")
     wanted = options.timeframes(timeframe)
     _, given = options.limits(None, exchange)
-    with store.open_store(settings) as client:
+    with store.open_store(settings, given) as client:
         names = store.exchanges(client, settings, given)
         for name in names:
             if len(names) > 1 and not json:

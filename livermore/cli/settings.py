@@ -35,7 +35,11 @@ PathArgument = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(rich_markup_mode="markdown")
+    group = typer.Typer(
+        rich_markup_mode="markdown",
+        epilog="Example: `livermore settings show`, "
+        "`livermore settings set runtime.log_level debug`.",
+    )
     for name, command, epilog in (
         ("show", show, "Example: `livermore settings show --user alice`."),
         ("get", get, "Example: `livermore settings get runtime.log_level`."),

@@ -213,7 +213,7 @@ def panel(exchange: str, found: Status) -> RenderableType:
 
     figures = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     figures.add_column(style="dim", no_wrap=True)
-    figures.add_column()
+    figures.add_column(overflow="fold")
     for name, value in figures_of(words):
         figures.add_row(name, Text(value))
     for who in found.standbys:
@@ -307,21 +307,25 @@ def _budget(budget: Budget) -> str:
 def _connections(words: Words) -> RenderableType:
     from rich.text import Text
 
-    table = output.table(
-        *("connection", "state", "for", "symbols", "frames", "reconnects", "last error"),
+    rows = []
+    for one in (words.connections or ())[:MOST_CONNECTIONS]:
+        symbols = len(one.symbols) if isinstance(one.symbols, list) else one.symbols
+        counts = ("–" if n is None else str(n) for n in (symbols, one.frames, one.reconnects))
+        rows.append(
+            [
+                Text(one.name or "?"),
+                Text(one.state or "?", style="green" if one.state == "live" else "yellow"),
+                Text(_lasting(one.since, words.exchange_time or store.now())),
+                *map(Text, counts),
+                Text(one.error or "–"),
+            ]
+        )
+    return output.Rows(
+        ("connection", "state", "for", "symbols", "frames", "reconnects", "last error"),
+        rows,
         right=("symbols", "frames", "reconnects"),
         loose=("last error",),
     )
-    for one in (words.connections or ())[:MOST_CONNECTIONS]:
-        symbols = len(one.symbols) if isinstance(one.symbols, list) else one.symbols
-        table.add_row(
-            Text(one.name or "?"),
-            Text(one.state or "?", style="green" if one.state == "live" else "yellow"),
-            _lasting(one.since, words.exchange_time or store.now()),
-            *("–" if n is None else str(n) for n in (symbols, one.frames, one.reconnects)),
-            Text(one.error or "–"),
-        )
-    return table
 
 
 def _lasting(since: float | None, clock: int) -> str:

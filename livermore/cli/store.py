@@ -37,8 +37,10 @@ STATUS_TTL = 45_000
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[Client]:
+def open_store(settings: Settings, exchange: str | None = None) -> Iterator[Client]:
     """The configured Redis, or the private Valkey if it runs; starts nothing.
+
+    ``exchange`` is what a person asked for, if he said so: he is told how to start that.
 
     The private one stays while it is open, also when the daemon that started it ends.
 
@@ -50,9 +52,10 @@ def open_store(settings: Settings) -> Iterator[Client]:
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(join_private_valkey(settings.state_dir))
         if url is None:
+            name = exchange or next(iter(settings.exchanges), DEFAULT_EXCHANGE)
             raise NotRunning(
                 f"no Redis is configured and no private Valkey runs in {settings.state_dir}; "
-                "start one with: livermore run coinbase (or give --redis-url)"
+                f"start one with: livermore run {name} (or give --redis-url)"
             )
         client = Client(url)
         stack.callback(client.close)
@@ -167,6 +170,7 @@ def of_one(place: Place, given: str | None, **flags: object) -> Settings:
         if len(names) > 1:
             raise UsageError(f"say which exchange, such as --exchange {names[0]}")
         settings = attrs.evolve(settings, exchanges=(names[0],))
+    settings.check_urls(settings.exchanges)
     return settings
 
 
@@ -343,9 +347,16 @@ def known_symbol(
         )
     if symbol not in known:
         message = unknown_symbol(symbol, known)
-        hint = "" if "did you mean" in message else f": {exchange} has {_some(sorted(known))} here"
-        raise UnknownSymbol(message + hint)
+        if "did you mean" not in message:
+            message += f": {exchange} has {_some(sorted(known))} here; {_follow(exchange, symbol)}"
+        raise UnknownSymbol(message)
     return symbol
+
+
+def _follow(exchange: str, symbol: str) -> str:
+    """The way to have ``symbol`` as well."""
+    added = f"livermore symbols add {symbol}@{exchange}"
+    return f"follow it with: {added}, or by --symbols of livermore run"
 
 
 def _some(names: list[str], most: int = 6) -> str:

@@ -41,7 +41,11 @@ Some = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(rich_markup_mode="markdown")
+    group = typer.Typer(
+        rich_markup_mode="markdown",
+        epilog="Example: `livermore symbols list`, `livermore symbols search sol`, "
+        "`livermore symbols add SOL-USD --user alice`.",
+    )
     for name, command, example in (
         ("list", list_, "livermore symbols list --user alice"),
         ("search", search, "livermore symbols search doge"),

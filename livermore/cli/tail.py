@@ -49,7 +49,7 @@ def tail(
     only, given = options.limits(symbol, exchange)
     chosen = options.timeframes(timeframe)
     stopped, settings = threading.Event(), place.settings()
-    with store.open_store(settings) as client:
+    with store.open_store(settings, given) as client:
         found = store.look_at(client, settings, only, given)
         if all(status is None for _, _, status in found):
             name = found[0][0] if given or only else "any exchange"

@@ -48,8 +48,8 @@ STOP = 30
 AGAIN = 5
 """Seconds until it is started anew. A lease of one that was killed lapses after 30."""
 HOPELESS = "2 4"
-"""Exit codes a person must mend: usage, configuration. A lease (5) lapses, a Redis (1) comes back.
-"""
+"""Exit codes a person must mend: usage; configuration, an exchange that refuses us. A lease (5)
+lapses, a Redis (1) comes back."""
 
 HEAD = """\
 # {title}. Printed by: livermore service unit
@@ -76,7 +76,7 @@ ExecStart={command}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec={again}s
-# Usage and configuration: only a person can mend them.
+# Usage, configuration, an exchange that serves nobody here: only a person can mend them.
 RestartPreventExitStatus={hopeless}
 TimeoutStartSec={start}s
 TimeoutStopSec={stop}s

@@ -23,7 +23,10 @@ RELOAD = "a running daemon takes it over with: livermore ctl reload-settings"
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(rich_markup_mode="markdown")
+    group = typer.Typer(
+        rich_markup_mode="markdown",
+        epilog="Example: `livermore users add alice`, `livermore users list --json`.",
+    )
     group.command(
         "add",
         epilog="Example: `livermore users add alice`, "

@@ -97,7 +97,7 @@ def code(certificates: Sequence[Certificate]) -> int:
 
 def _known(settings: Settings, exchange: str) -> tuple[list[str], int]:
     """The symbols that are followed or stored, and the exchange's time."""
-    with store.open_store(settings) as client:
+    with store.open_store(settings, exchange) as client:
         status = store.read_status(client, exchange)
         known = [series.symbol for series in store.followed(client, exchange, status)]
         if not known:

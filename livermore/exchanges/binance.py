@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import islice
@@ -489,7 +490,7 @@ def refusal(
     if code and said:
         message = f"{member.name}: {status} {code}: {said}"
     if status == 451:
-        said = f" ({said[:120]})" if said else ""
+        said = f" ({why})" if (why := _sentence(said)) else ""
         return Refused(
             f"{member.name}: 451: it serves nobody where we ask from{said}; {member.elsewhere}"
         )
@@ -513,6 +514,20 @@ def _complaint(body: bytes) -> tuple[str, str]:
     if not code and not said:
         said = body.decode("utf-8", "replace")
     return one_line(code, 20), one_line(said)
+
+
+def _sentence(said: str, most: int = 120) -> str:
+    """The first sentence of what they say, without addresses, cut at a word where it is long.
+
+    A letter before a full stop ends no sentence: 'b. Eligibility'.
+    """
+    first = _END.split(said, maxsplit=1)[0]
+    first = " ".join(_ADDRESS.sub("", first).split()).rstrip(".,;:")
+    return first if len(first) <= most else first[: most - 1].rpartition(" ")[0] + " …"
+
+
+_END = re.compile(r"(?<=\w\w)[.!?](?=\s|$)")
+_ADDRESS = re.compile(r"(\b(in|at|see|under|on)\s+)?https?://\S+")
 
 
 def _dialect(member: Member) -> Dialect:

@@ -13,7 +13,7 @@ COUNTRIES = frozenset(
     "TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM "
     "ZW".split()
 )
-MISTAKEN = {"UK": "GB", "EL": "GR"}
+MISTAKEN = {"UK": "GB", "EL": "GR", "USA": "US", "GBR": "GB", "DEU": "DE", "CAN": "CA"}
 """What is written for a code and is none."""
 
 

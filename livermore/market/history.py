@@ -216,10 +216,13 @@ def deeper(
     """The next range to ask for while fewer than :data:`OBSERVED` are traded, or None.
 
     It ends where ``oldest_traded`` proves that what the reply omits was empty, and fits one page
-    with it; where nothing traded in that page, it goes on a page at a time.
+    with it; where nothing traded in that page, it goes on a page at a time. What traded is stored,
+    however little is known of what was asked for: the range lies before it.
     """
     if traded >= OBSERVED or asked_from is None:
         return None
+    if oldest_traded is not None:
+        asked_from = min(asked_from, oldest_traded)
     ms = timeframe.ms
     bottom = max(0, timeframe.last_closed(now) - (DEEPEST - 1) * ms)
     if asked_from <= bottom:

@@ -105,9 +105,9 @@ def row_of(candle: Candle) -> Row:
 
 
 What = Literal[
-    "frame", "binary", "connected", "lost", "acknowledged", "ignored", "doubted", "halted",
-    "resumed", "tick", "learned", "handed over", "told the time", "added", "forgotten", "state",
-    "end",
+    "frame", "binary", "connected", "lost", "acknowledged", "ignored", "doubted", "trusted",
+    "halted", "resumed", "tick", "learned", "handed over", "told the time", "added", "forgotten",
+    "state", "end",
 ]  # fmt: skip
 
 
@@ -121,8 +121,8 @@ class Step(msgspec.Struct, omit_defaults=True, frozen=True):
     data: bytes = b""
     """The frame, where frames are binary (base64 in the file)."""
     natives: list[str] = []
-    """Products that were acknowledged, ignored, doubted or forgotten; of one that was added, also
-    its symbol."""
+    """Products that were acknowledged, ignored, doubted, trusted or forgotten; of one that was
+    added, also its symbol."""
     candle: Row | None = None
     """A stored candle the tracker learned of."""
     time: int = 0
@@ -343,6 +343,8 @@ def _tell(
         case "doubted":
             for native in step.natives:
                 tracker.doubt(native)
+        case "trusted":
+            tracker.trust(step.natives, step.at)
         case "added":
             native, symbol = step.natives
             tracker.add(native, Series(exchange, symbol, timeframe))

@@ -293,6 +293,8 @@ class Tracker:
         self.rejected: list[str] = []
         self.witness: Callable[[str, object, float | None], None] | None = None
         """Hears what this tracker is told beside frames, just before it acts on it."""
+        self.fed_at = 0.0
+        """Monotonic time of the newest trades or sample of any symbol, 0 before the first."""
         self._halted = False
         self._settle_after = settle
         self._sample_every = sample_every
@@ -407,6 +409,21 @@ class Tracker:
         for open_time, candle in tape.closed.items():
             if candle.close_time > tape.last_time:
                 self._suspect(tape.series, open_time, "its trades do not arrive")
+
+    def trust(self, natives: Iterable[str], now: float) -> None:
+        """What was doubted is delivered again, for all we know: from now on the slots are whole.
+
+        A symbol that trades rarely would be doubted until it does.
+        """
+        natives = list(natives)
+        self._tell_witness("trusted", natives, now)
+        time = self.clock.read(now)
+        for native in natives:
+            tape = self._tapes.get(native)
+            if tape is None or tape.ignored or tape.acknowledged_at is None or time is None:
+                continue
+            if tape.whole_since is None:
+                tape.whole_since = time
 
     def silences(self, now: float) -> list[Silence]:
         """Every symbol this connection promises to deliver, and how long it has been silent."""
@@ -532,6 +549,7 @@ class Tracker:
             if tape is None:
                 self.counts.foreign += 1
             elif event.trades:
+                self.fed_at = now
                 self._take_trades(tape, event, stamp, now)
         elif isinstance(event, Ticker):
             tape = self._tapes.get(event.native)
@@ -546,6 +564,7 @@ class Tracker:
             if tape is None:
                 self.counts.foreign += 1
             else:
+                self.fed_at = now
                 self._take_sample(tape, event, stamp, now)
         elif isinstance(event, Rejected):
             self.rejected.append(event.message)

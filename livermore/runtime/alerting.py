@@ -75,7 +75,8 @@ class Alerting:
     _dirty: set[Series] = attrs.field(factory=set, init=False)
     _found: list[_Found] = attrs.field(factory=list, init=False)
     _unmade: list[tuple[Series, Alerted]] = attrs.field(factory=list, init=False)
-    _distrusted: bool = attrs.field(default=False, init=False)
+    _doubts: int = attrs.field(default=0, init=False)
+    """How often what is remembered was distrusted since it was read."""
     _wanted: tuple[Rule, ...] | None = attrs.field(default=None, init=False)
     """Rules that take the place of those there are."""
     _unread: set[Series] = attrs.field(factory=set, init=False)
@@ -130,7 +131,7 @@ class Alerting:
 
     def distrust(self) -> None:
         """Somebody else may have held the exchange: what is remembered is read anew."""
-        self._distrusted = True
+        self._doubts += 1
 
     def change(self, rules: Iterable[Rule]) -> list[Series]:
         """Look for ``rules`` from the next turn on; rules that stay know what they knew.
@@ -158,7 +159,8 @@ class Alerting:
                 self.begin(one)
             anew |= self._unread
             self._unread.clear()
-        if not self._distrusted:
+        doubts = self._doubts
+        if not doubts:
             return anew
         series = list(self._rules)
         for known in (
@@ -166,7 +168,7 @@ class Alerting:
         ):  # fmt: skip
             known.clear()
         await self.start(series)
-        self._distrusted = False
+        self._doubts -= doubts  # what came meanwhile may be of what was read already
         return anew.union(series)
 
     def resume(self, series: Series, newest: Candle, reading: Reading) -> bool:

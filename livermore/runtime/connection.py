@@ -87,6 +87,8 @@ class Health:
     """Symbols whose trades REST shows and the connection does not deliver."""
     mute_since: float = 0.0
     """Monotonic time since when the first of them is silent."""
+    unheard_since: float | None = None
+    """Monotonic time since when nothing arrives, while REST does not say whether it is quiet."""
     starved: frozenset[str] = frozenset()
     """Symbols whose trades arrive without their candle channel."""
 

@@ -171,9 +171,9 @@ class Feed:
         self._history_said = False
         self._say_history_at = 0.0
         self._scan_wanted = trio.Event()
-        self._asked_doubted = False
-        """Whether Redis may have been emptied: a page that was on its way then was noted in it as
-        asked for, and what it brought is gone."""
+        self._asked_doubts = 0
+        """How often Redis may have been emptied since that was last forgotten: a page that was on
+        its way then was noted in it as asked for, and what it brought is gone."""
         self._delivery = Delivery(
             redis, plan.dialect.name, self._lease, plan.channels,
             clock=self.now, chance=chance, journal=self.journal, draw=self._draw,
@@ -408,7 +408,7 @@ class Feed:
                 self.report.alerting.distrust()
             if self.report.readings is not None:
                 self.report.readings.distrust(self._series)
-            self._asked_doubted = True
+            self._asked_doubts += 1
             self._scan_wanted.set()
 
         await self._lease.hold(retaken)
@@ -802,9 +802,9 @@ class Feed:
                     served = [s for s in self._series if s.symbol not in self.report.rejected]
                     if cause == AFTER_A_BREAK:
                         await self._raise_epochs(served)
-                    if self._asked_doubted:
+                    if doubts := self._asked_doubts:
                         await self._repairs.forget_asked(served)
-                        self._asked_doubted = False
+                        self._asked_doubts -= doubts  # one may have come meanwhile
                     await self._repairs.scan(served, cause)
                     if self.report.readings is not None:
                         await self.report.readings.look()

@@ -6,6 +6,9 @@ for longer than its own pace explains, whose tickers speak of trades that do not
 candle channel stays away is *probed*: does REST show trades the connection did not deliver? If so
 the symbol is mute: nothing of it is closed by the clock, its connection is replaced, and status
 says so until it speaks again.
+
+Where REST does not answer nobody knows. A connection that brings nothing at all meanwhile stays,
+but it is *unheard*: status says that we are blind, and nothing of it is closed by the clock.
 """
 
 from __future__ import annotations
@@ -45,6 +48,10 @@ CONFIRM = 3.0
 PATIENCE = 60.0
 MOST_PATIENCE = 960.0
 """Seconds between two replacements of a connection for a mute symbol: doubling, first and most."""
+UNANSWERED = 30.0
+"""Seconds for which REST says nothing before its silence is more than a mishap."""
+UNHEARD = 60.0
+"""Least seconds without any data on a connection, and more than a timeframe it may have to last."""
 HALTED = 600_000
 """Milliseconds without a trade of any symbol after which the exchange is halted."""
 
@@ -96,12 +103,16 @@ class Liveness:
     """Exchange time (ms) of the newest trade before the halt."""
     probes: int = 0
     _began: int | None = None
+    _in_vain: tuple[float, float] | None = None
+    """First and newest request that was not answered, since one was."""
 
     async def run(self) -> None:
         """Look every :data:`EVERY` seconds until cancelled."""
         while True:
             await trio.sleep(EVERY)
             self.look_for_halt()
+            for shard in self.shards:
+                self._look_for_data(shard, trio.current_time())
             due: list[tuple[float, Shard, Silence]] = []
             for shard in self.shards:
                 due += self._due(shard, trio.current_time())
@@ -145,6 +156,35 @@ class Liveness:
     def _symbols(self) -> int:
         return sum(shard.health.symbols for shard in self.shards)
 
+    # -- unheard connections --------------------------------------------------------------
+
+    def _look_for_data(self, shard: Shard, now: float) -> None:
+        """Whether nothing arrives for longer than is usual while REST does not say why."""
+        before, shard.health.unheard_since = shard.health.unheard_since, self._unheard(shard, now)
+        if before is None and shard.health.unheard_since is not None:
+            for one in shard.tracker.silences(now):
+                shard.tracker.doubt(one.native)
+        elif before is not None and shard.health.unheard_since is None:
+            mute = shard.health.mute
+            silences = shard.tracker.silences(now)
+            shard.tracker.trust((s.native for s in silences if s.symbol not in mute), now)
+
+    def _unheard(self, shard: Shard, now: float) -> float | None:
+        """Since when nothing arrives that REST could vouch for; None where that is not so."""
+        silences = shard.tracker.silences(now)
+        if shard.health.state is not State.LIVE or not silences or self._in_vain is None:
+            return None
+        first, newest = self._in_vain
+        heard = max(shard.tracker.fed_at, *(one.since for one in silences))
+        if newest <= heard or now - first < UNANSWERED:
+            return None
+        if all(one.seconds < _pace(one) for one in silences):
+            return None  # for each of its symbols this is usual
+        # Where the pace is not known, or slow, the candle channel may speak of every close alone.
+        longest = self.timeframe.ms / 1000 + UNHEARD
+        pace = min((_pace(one) for one in silences if one.usual > 0), default=longest)
+        return heard if now - heard >= min(longest, max(UNHEARD, pace)) else None
+
     # -- mute symbols ---------------------------------------------------------------------
 
     def _due(self, shard: Shard, now: float) -> Iterable[tuple[float, Shard, Silence]]:
@@ -175,7 +215,7 @@ class Liveness:
                 if one.symbol not in shard.health.starved:
                     yield (1.0, shard, one)  # do its trades arrive, at least?
                     continue
-            pace = max(FIRST, FACTOR * one.usual)
+            pace = _pace(one)
             if one.seconds >= max(limit, TOLD if told else pace):
                 asked = any(native == one.native for native, _ in shard.shown)
                 yield (one.seconds / pace + 1e6 * (told + asked), shard, one)
@@ -204,6 +244,7 @@ class Liveness:
         running = self.timeframe.floor(now)
         self.probes += 1
         rows: Sequence[Row] | None = None
+        asked_at = trio.current_time()
         with trio.move_on_after(ANSWER):
             try:
                 rows, _ = await self.rest.candles(
@@ -215,7 +256,10 @@ class Liveness:
                 pass
         if rows is None:  # it said nothing; others are asked about first
             shard.next_probe[native] = (silence.since, silence.seconds + ANSWER)
+            first, _ = self._in_vain or (asked_at, asked_at)
+            self._in_vain = first, asked_at
             return
+        self._in_vain = None
         shard.next_probe[native] = (silence.since, 2 * silence.seconds)
         shown = {row.open_time: row.volume for row in rows}
         if (native, running) not in shard.shown and shard.tracker.held(native, running) is None:
@@ -282,3 +326,8 @@ class Liveness:
             shard.connection.replace(
                 f"{shard.health.name}: REST shows trades of {silence.symbol} that did not arrive"
             )
+
+
+def _pace(silence: Silence) -> float:
+    """Seconds of silence that the symbol's own pace explains."""
+    return max(FIRST, FACTOR * silence.usual)

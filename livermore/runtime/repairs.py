@@ -270,6 +270,10 @@ class Repairs:
         if cause != DEEPER:
             self._wanting.add(series)
         alone = cause in (HISTORY, DEEPER)
+        if not alone:
+            first, last = self._without_known(series, first, last)
+            if first > last:
+                return ()
         beside: Gap | None = None
         for known in self._open.values():
             if known.series != series or not known.first <= first:
@@ -296,6 +300,21 @@ class Repairs:
         self._unwritten[gap.name] = gap
         self._changed.set()
         return (gap,)
+
+    def _without_known(self, series: Series, first: int, last: int) -> tuple[int, int]:
+        """``first..last`` without what open gaps hold of its ends; empty where they hold all.
+
+        A scan cuts what lacks where the newest slots begin, a slot later each time.
+        """
+        ms = series.timeframe.ms
+        known = sorted((g.first, g.last) for g in self._open.values() if g.series == series)
+        for start, end in known:
+            if start <= first <= end:
+                first = end + ms
+        for start, end in reversed(known):
+            if start <= last <= end:
+                last = start - ms
+        return first, last
 
     def _say_found(self, gaps: Sequence[Gap]) -> None:
         """One line for all that went missing at once; history is no news."""
@@ -405,11 +424,12 @@ class Repairs:
             first_fetch = found.asked_from is None
             begins, _ = window(one.timeframe, settled)
             for first, last in ranges:
+                before = found.oldest is None or last < found.oldest
                 new += self.add(
                     one,
                     first,
                     last,
-                    HISTORY if first_fetch or last < (found.oldest or 0) else cause,
+                    HISTORY if before else cause,
                     # A hole behind them comes after what everybody needs first.
                     lane if last >= begins else max(lane, Lane.VERIFICATION),
                 )
@@ -702,25 +722,34 @@ class Repairs:
 
     async def _repair(self, gap: Gap) -> None:
         """One try: ask REST for what is still missing, unless it is too early to ask again."""
+        doubts = self._doubts
         survey = await self._survey(gap)
         asked: Asked | None = None
         if survey.missing and gap.next_try <= (self._clock() or 0):
             gap = attrs.evolve(gap, attempts=gap.attempts + 1)
             first, last = survey.missing[0][0], survey.missing[-1][1]
-            plan, doubts = self._plan(gap.series, first, last, survey), self._doubts
+            plan = self._plan(gap.series, first, last, survey)
             asked = await self._ask(gap.series, first, last, plan, gap.lane, gap.omitted_at)
-            if not asked.problem and doubts == self._doubts:
-                # Remembered for good: nobody asks again for what the exchange does not have.
-                companion = store.keys(gap.series).companion
-                await self._redis.run(
-                    [script("asked", (companion,), self._lease.epoch, gap.first)], "publish"
-                )
+            if not asked.problem:
+                await self._note_asked(gap, doubts)
             survey = await self._survey(gap)
+        elif not survey.missing and gap.cause == DEEPER:
+            await self._note_asked(gap, doubts)  # all is there: as good as asked for
         left = self._left(gap, survey)
         if left and asked is None:
             self._recheck[gap.name] = trio.current_time() + recheck(gap)
             return
         await self._settle(gap, left, asked or Asked(), survey)
+
+    async def _note_asked(self, gap: Gap, doubts: int) -> None:
+        """Remembered for good: nobody asks again for what the exchange does not have.
+
+        Not what is from before a doubt, ``doubts`` being how many there were then.
+        """
+        if doubts == self._doubts:
+            companion = store.keys(gap.series).companion
+            call = script("asked", (companion,), self._lease.epoch, gap.first)
+            await self._redis.run([call], "publish")
 
     @staticmethod
     def _left(gap: Gap, survey: store.Survey) -> int:
@@ -823,6 +852,10 @@ class Repairs:
 
     def _finished(self, gap: Gap, survey: store.Survey, now: int) -> None:
         if gap.cause in (HISTORY, DEEPER):
+            if gap.outcome is Outcome.FILLED and survey.asked_from is not None:
+                # Whoever filled it, what follows lies behind it: else it could follow for ever.
+                further = min(survey.asked_from, gap.first)
+                survey = attrs.evolve(survey, asked_from=further)
             self._deepen(survey, now - ALLOWANCE)
         if gap.series in self._wanting and not any(
             other.series == gap.series and other.cause != DEEPER for other in self._open.values()

@@ -125,7 +125,9 @@ class Report:
             return away
         heard = [h.heard_at for h in self.healths if h.state is not State.LIVE and h.heard_at]
         mute = [h.mute_since for h in self.healths if h.state is State.LIVE and h.mute]
-        return min([*heard, *mute], default=moment)
+        live = [h.unheard_since for h in self.healths if h.state is State.LIVE]
+        unheard = [since for since in live if since is not None]
+        return min([*heard, *mute, *unheard], default=moment)
 
     def _judge(self, clock: int | None, moment: float) -> Condition:
         """The first of what can be wrong, the worst first."""
@@ -218,6 +220,15 @@ class Report:
         """What live connections do not bring."""
         if self.rejected and self.rejected.keys() >= set(self.symbols):
             return attrs.evolve(self._left_out() or Condition(state=""), state="blind")
+        unheard = [health for health in self.healths if health.unheard_since is not None]
+        if unheard:
+            symbols = sum(health.symbols for health in unheard)
+            return Condition(
+                state="blind",
+                missing=f"no data for {symbols} of {len(self.symbols)} symbols",
+                why="nothing arrives, and REST does not say whether anything is traded",
+                next="REST is asked again",
+            )
         mute = sorted(symbol for health in self.healths for symbol in health.mute)
         if not mute:
             return None

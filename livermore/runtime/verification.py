@@ -21,9 +21,10 @@ from livermore.errors import StoreError
 from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.certificate import Compared
 from livermore.market.gap import SECOND_LOOK, SETTLED, Gap, Lane, Outcome
-from livermore.market.history import settled
+from livermore.market.history import settled, window
 from livermore.market.rounds import LOOK_AFTER, SHARE, Rounds
 from livermore.market.timeframe import HOUR, iso
+from livermore.market.tracker import Suspect
 from livermore.runtime.backoff import Backoff
 from livermore.runtime.repairs import Asked, Repairs
 
@@ -39,6 +40,8 @@ REMEMBERED = 10_000
 TRIES = 3
 """Failed requests after which a range that a person asked for is left."""
 ROUND = "verification"
+BEHIND = "not confirmed before an absence"
+"""The cause of a look at what no turn reaches any more."""
 
 
 @attrs.define
@@ -93,12 +96,23 @@ class Verification:
 
     def resume(self, newest: Iterable[Candle]) -> None:
         """Compare first what a predecessor took from a REST that may have been behind: that it was
-        going to look again, nobody remembers."""
+        going to look again, nobody remembers. What lies behind the page of a turn is looked at."""
         now = self._clock()
+        if now is None:
+            return
+        behind: list[Suspect] = []
         for candle in newest:
-            if now is not None and candle.evidence is Evidence.REST and not settled(candle):
+            if settled(candle):
+                continue
+            # Less than a page, for what passes until the turn.
+            depth = self._dialect.rest_rows - 2 * NEWER
+            first, _ = window(candle.series.timeframe, now - LOOK_AFTER, depth)
+            if candle.open_time < first:
+                behind.append(Suspect(candle.series, candle.open_time, BEHIND))
+            elif candle.evidence is Evidence.REST:
                 wait = max(0, candle.close_time + SETTLED + 1_000 - now) / 1000
                 self._rounds.soon(candle.series, trio.current_time() + wait)
+        self._repairs.suspects(behind)
 
     def stored(self, written: store.Written) -> None:
         """The writer stored something: an empty slot that is only assumed is compared first."""

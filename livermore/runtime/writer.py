@@ -18,7 +18,7 @@ import trio
 from livermore.adapters import store
 from livermore.adapters.redis import Call, Later, Redis, answered, at_once, script
 from livermore.errors import LeaseLost, StoreError
-from livermore.market.candle import Candle, Evidence, Series
+from livermore.market.candle import Candle, Evidence, Kind, Series
 from livermore.market.events import Ticker
 from livermore.market.folding import (
     CHILD,
@@ -137,6 +137,10 @@ class Writer:
         self._foreign: dict[Series, float] = {}
         """Series whose key is somebody else's, and the monotonic time of the next try."""
         self._to_show: list[Forming | tuple[str, Ticker]] = []
+        self._show_epoch = 0
+        """The epoch these came under: under a later one another may have said something newer."""
+        self._newest: dict[Series, int] = {}
+        """Open time of the newest close of what is streamed: no slot up to there runs any more."""
         self._shows = 0
         self._parents_shown = False
         """Whether those of the higher timeframes are shown beside what is to be shown."""
@@ -204,6 +208,7 @@ class Writer:
             self._batch.pop(one, None)
             self._past.pop(one, None)
             self._touched.pop(one, None)
+            self._newest.pop(one, None)
             self._folder.forget(one)
             self.prices.pop(one.symbol, None)
         self._leave(series)
@@ -218,6 +223,8 @@ class Writer:
                 batch[after] = moved(slots, after)
         if touched := self._touched.pop(before, None):
             self._touched[after] = touched
+        if (newest := self._newest.pop(before, None)) is not None:
+            self._newest[after] = newest
         self._folder.move(before, after)
         self._leave([before])
 
@@ -319,6 +326,7 @@ class Writer:
         self.turns.away_why = str(error)
         if isinstance(error, StoreError) and answered(error):
             return  # the pages of other series go on
+        self._to_show = []
         for page in self._pages:
             page.error = StoreError(str(error))
             page.done.set()
@@ -367,12 +375,15 @@ class Writer:
         pending = self._pending
         closes, pending.closes = pending.closes, {}
         past, pending.past = pending.past, {}
+        newest = self._newest
         for batch, source in ((self._past, past), (self._batch, closes)):
-            for slots in source.values():
+            for series, slots in source.items():
                 for open_time in sorted(slots):
                     candle = slots[open_time]
                     self._put(batch, candle)
                     self._fold(batch, candle)
+                if slots and open_time > newest.get(series, -1):
+                    newest[series] = open_time
         missing, pending.missing = pending.missing, {}
         if missing:
             self._missing(missing.values())
@@ -410,13 +421,23 @@ class Writer:
         self._missing(dropped)
 
     async def _write(self, batch: Batch, results: list[store.Written], *, history: bool) -> None:
-        """Store a batch, shortest timeframe first; what Redis took leaves it for ``results``."""
+        """Store a batch, shortest timeframe first; what Redis took leaves it for ``results``.
+
+        Of one timeframe those are first that can be joined: others between them would part them.
+        """
         moment = trio.current_time()
         due = [series for series in batch if self._foreign.get(series, moment) <= moment]
         if not due:
             return
         ordered = sorted(due, key=lambda series: _RANK[series.timeframe])
         listed = [[batch[series][t] for t in sorted(batch[series])] for series in ordered]
+        alone = [len(some) != 1 or some[0].kind is not Kind.TRADED for some in listed]
+        if any(alone):
+            ranks = [
+                (_RANK[one.timeframe], apart) for one, apart in zip(ordered, alone, strict=True)
+            ]
+            places = sorted(range(len(ranks)), key=ranks.__getitem__)
+            ordered, listed = [ordered[n] for n in places], [listed[n] for n in places]
         replies = await self._store(ordered, listed, history=history)
         for series, candles, reply in zip(ordered, listed, replies, strict=True):
             if not isinstance(reply, StoreError):
@@ -607,13 +628,16 @@ class Writer:
         forming, pending.forming = pending.forming, {}
         tickers, pending.tickers = pending.tickers, {}
         self.prices.update((s, (ticker.price, ticker.time)) for s, ticker in tickers.items())
+        self._show_epoch = self._lease.epoch
         self._parents_shown = self._shows % PARENTS_SHOWN == 0
         self._shows += 1
         return [*forming.values(), *tickers.items()]
 
     def _shown(self, one: Forming | tuple[str, Ticker]) -> Iterator[Call]:
-        epoch = self._lease.epoch
+        epoch = self._show_epoch
         if isinstance(one, Forming):
+            if one.open_time <= self._newest.get(one.series, -1):
+                return  # it closed while it waited to be shown
             for running in (one, *(self._folder.running(one) if self._parents_shown else ())):
                 named = store.keys(running.series)
                 text = forming_text(running)

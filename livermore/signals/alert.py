@@ -88,6 +88,11 @@ class Withdrawal(msgspec.Struct, frozen=True, tag_field="type", tag="withdrawal"
     """Of the alert in the stream."""
     why: str
     triggered: Natural
+    source_exchange_id: str = ""
+    """Of the alert: who listens to several exchanges finds it in every entry."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "source_exchange_id", self.alert.source_exchange_id)
 
 
 class Blindness(msgspec.Struct, frozen=True, tag_field="type", tag="blind"):

@@ -539,6 +539,31 @@ async def test_what_is_distrusted_while_it_is_gone_through_is_gone_through_again
     other.shut()
 
 
+async def test_what_is_distrusted_while_it_is_read_is_read_once_more(desk, monkeypatch):
+    """The lease lapses a second time after its old holder's memory was read."""
+    await desk.slots(FIRST, 300)
+    begun = []
+    start = Alerting.start
+
+    async def lapse(self: Alerting, series: Sequence[Series]) -> None:
+        await start(self, series)
+        begun.append(len(series))
+        if len(begun) == 1:
+            self.distrust()
+        if len(begun) == 2:
+            raise StoreError("Redis is away")
+
+    monkeypatch.setattr(Alerting, "start", lapse)
+    desk.alerting.distrust()
+    followed = await desk.alerting.refresh()
+    assert desk.series() in followed
+    with pytest.raises(StoreError):
+        await desk.alerting.refresh()
+    assert await desk.alerting.refresh() == followed, "it was not read"
+    assert await desk.alerting.refresh() == set()
+    assert begun == [len(followed)] * 3
+
+
 async def test_what_a_correction_unmade_and_was_not_handed_on_is_found_again(desk, monkeypatch):
     """Its readings are told, Redis does not take the withdrawal, and the lease lapses."""
     slot = FIRST

@@ -44,7 +44,7 @@ def runs(client: Client, exchange: str, *symbols: str, **said: object) -> None:
 
 
 def both_run(client: Client) -> None:
-    runs(client, "coinbase", "BTC-USD", "ETH-USD")
+    runs(client, "coinbase", "BTC-USD", "ETH-USD", aliases={"BTC-USDC": "BTC-USD"})
     runs(client, "binance", "BTC-USDT", "ETH-USD")
 
 
@@ -105,6 +105,7 @@ def test_exchanges_say_whether_they_serve_a_country(livermore: Livermore):
     served = {one["exchange"]: one["geo"]["served"] for one in json.loads(done.stdout)}
     assert (served["binance"], served["binance_us"]) == (False, True)
     assert "US: NOT served" in livermore("exchanges", "--country", "us").stdout
+    assert "did you mean US?" in livermore("exchanges", "--country", "usa").stderr
     done = livermore("exchanges", "--country", "uk")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
@@ -199,6 +200,7 @@ def test_who_led_is_told_with_what_it_rests_on(livermore: Livermore, client: Cli
         (("BTC-USD", "BTC-USDT@binance"), 2, "BTC-USD: say where, such as BTC-USD@coinbase"),
         (("BTC-USD@coinbase", "BTC-USD@Coinbase"), 2, "name two markets"),
         (("BTC-USD@coinbase", "BTC-USD@nobody"), 2, "unknown exchange 'nobody'"),
+        (("ETH-USD@coinbase", "XYZW-EUR@binance"), 2, "livermore symbols add XYZW-EUR@binance"),
         (("BTC-USD@coinbase", "BCT-USDT@binance"), 2, "did you mean BTC-USDT?"),
         (("BTC-USD@coinbase", "BTC-USD@binance_us"), 3, "livermore run binance_us"),
     ],
@@ -211,6 +213,15 @@ def test_what_cannot_be_compared_is_one_line(
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_two_names_of_one_market_are_not_compared(livermore: Livermore, client: Client):
+    both_run(client)
+    done = livermore("compare", "BTC-USDC@coinbase", "BTC-USD@coinbase")
+    assert (done.returncode, done.stdout) == (2, "")
+    notice, line = done.stderr.splitlines()
+    assert notice == "BTC-USDC is the same market as BTC-USD: followed as BTC-USD"
+    assert line == ("livermore: BTC-USDC@coinbase and BTC-USD@coinbase are one market: name two")
 
 
 # -- those that were made for one -------------------------------------------------------------

@@ -21,7 +21,7 @@ from tests.servers import running_server
 
 COMMANDS = (
     "run", "backfill", "status", "exchanges", "candles", "compare", "gaps", "tail", "simulate",
-    "demo", "doctor", "positions", "fees", "credentials",
+    "demo", "doctor", "positions", "fees", "credentials", "symbols", "users", "settings", "db",
 )  # fmt: skip
 
 
@@ -71,6 +71,9 @@ def test_nothing_slow_is_imported_before_a_command_needs_it(livermore: Livermore
 
 def test_version(livermore: Livermore):
     assert re.fullmatch(r"livermore \d+\.\d+\.\d+\n", livermore("--version").stdout)
+    with livermore.python("-m", "livermore", "--version") as process:
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (0, livermore("--version").stdout, "")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,15 @@ def test_version(livermore: Livermore):
         (("run", "coinbase", "--top", "many"), 2, "--top: a whole number"),
         (("run", "coinbase", "--country", "Uk"), 2, "did you mean GB?"),
         (("run", "coinbase", "binance", "--rest-url", "http://x"), 2, "such as coinbase=http://…"),
+        (("run", "coinbase", "--rest-url", "binance=http://x"), 2, "is meant for binance"),
+        (("run", "coinbase", "--websocket-url", "binance=ws://x"), 2, "--websocket-url: a URL is"),
+        (("doctor", "-e", "coinbase", "--rest-url", "binance=http://x"), 2, "meant for binance"),
+        (("backfill", "-e", "coinbase", "--rest-url", "binance=http://x"), 2, "only coinbase"),
+        (("verify", "-e", "coinbase", "--rest-url", "binance=http://x"), 2, "only coinbase"),
+        (("fees", "coinbase", "--rest-url", "binance=http://x"), 2, "only coinbase is asked"),
         (("run", "coinbase", "--symbols", "A-B@binance"), 2, "livermore run coinbase binance"),
+        (("candles", "A-B", "5m", "-e", "binance"), 3, "start one with: livermore run binance (or"),
+        (("gaps", "-e", "binance_us"), 3, "start one with: livermore run binance_us (or"),
         (("compare", "BTC-USD", "BTC-USDT@binance"), 2, "BTC-USD: say where"),
         (("run", "coinbase", "--for", "60"), 2, "--for: write a duration with its unit"),
         (("run", "coinbase", "--top", "3", "--symbols", "A-B"), 2, "exclude each other"),
@@ -101,6 +112,9 @@ def test_version(livermore: Livermore):
         (("backfill", "--since", "never", "-s", "A-B"), 2, "--since 'never' is no time"),
         (("status", "--config", "no.toml"), 4, "no.toml: no such file"),
         (("status", "--redis-url", "http://x"), 4, "unknown scheme 'http'"),
+        (("status", "--redis-url", "redis://127.0.0.1?passwrd=x"), 4, "did you mean password?"),
+        (("doctor", "--redis-url", "redis://127.0.0.1?passwrd=x"), 4, "unknown option passwrd"),
+        (("run", "coinbase", "--redis-url", "redis://127.0.0.1?db=x"), 4, "option db: a whole"),
         (("status", "--state-dir", ""), 2, "--state-dir: a directory is wanted"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import json
 import math
@@ -22,7 +23,15 @@ from livermore.market.timeframe import Timeframe
 from livermore.runtime.delivery import Delivery
 from livermore.runtime.journal import Journal
 from livermore.runtime.lease import Lease
-from livermore.signals.alert import Alert, Blindness, Entry, Recovery, Withdrawal
+from livermore.signals.alert import (
+    Alert,
+    Blindness,
+    Entry,
+    Recovery,
+    Withdrawal,
+    decode_entry,
+    encode_entry,
+)
 from livermore.signals.message import Message
 from livermore.signals.stage import Stage
 from tests.integration.test_scripts import Ears
@@ -123,7 +132,11 @@ def test_an_entry_and_what_the_rules_remember_are_kept_together_and_announced(ur
     ]
     everything = outbox.all_channel(desk.exchange)
     symbol = outbox.symbol_channel(desk.exchange, "BTC-USD")
-    assert [channel for channel, _ in heard] == [everything, symbol, everything, symbol, everything]
+    nobodys = f"channel:exchange:{desk.exchange}:alerts:exchange"
+    assert [channel for channel, _ in heard] == [
+        *(everything, symbol, everything, symbol),
+        *(everything, nobodys),
+    ]
     said = json.loads(heard[1][1])
     assert heard[1][1] == heard[0][1]
     assert next(iter(said.items())) == ("stream_id", first)
@@ -139,6 +152,30 @@ def test_a_claim_adds_one_entry_however_often_it_comes(url: str, desk: Desk):
     assert [row.entry for row in desk.rows()] == [alert(0), alert(1), alert(2)]
     assert len(heard) == 2, "of the new one alone"
     assert desk.memories("a:1h") == [b"2"]
+
+
+def test_what_is_about_no_symbol_is_heard_once_where_all_alerts_are(url: str, desk: Desk):
+    recovery = Recovery("recovery|x", desk.exchange, 3, 0, T0, 9, T0 + 18)
+    ears = Ears(url)
+    desk.post(BLIND, recovery, alert())
+    desk.post(BLIND, recovery, alert())
+    heard = [one for one in ears.heard() if one[0].startswith("channel:exchange:")]
+    ears.close()
+    of_all = outbox.symbol_channel(desk.exchange, "")
+    assert fnmatch.fnmatchcase(of_all, "channel:exchange:*:alerts:*")
+    assert "-" not in of_all.rpartition(":")[2], "or it could be a symbol"
+    assert [channel for channel, _ in heard] == [
+        *(of_all, of_all),
+        outbox.symbol_channel(desk.exchange, "BTC-USD"),
+    ]
+    assert [json.loads(said)["type"] for _, said in heard] == ["blind", "recovery", "alert"]
+
+
+def test_a_withdrawal_says_of_which_exchange_it_is():
+    said = json.loads(encode_entry(Withdrawal(alert(), "1-0", "corrected", T0)))
+    assert said["source_exchange_id"] == alert().source_exchange_id
+    del said["source_exchange_id"]  # as it was written before
+    assert decode_entry(json.dumps(said).encode()) == Withdrawal(alert(), "1-0", "corrected", T0)
 
 
 def test_what_was_withdrawn_and_comes_again_is_another_entry(desk: Desk):

@@ -17,6 +17,7 @@ from livermore.errors import Refused
 from livermore.exchanges import DIALECTS
 from livermore.profile.people import People
 from livermore.runtime.journal import Journal
+from tests.integration.command_line import Livermore
 from tests.postgres import PostgresServer
 
 
@@ -67,6 +68,20 @@ async def test_what_the_operator_forbids_is_refused(database, tmp_path: Path, co
     override(database, **{column: False, "note": "ask Ada"})
     with pytest.raises(Refused, match=f"binance is {said} \\(ask Ada\\)"):
         await overridden(database, tmp_path)
+
+
+def test_run_does_not_follow_what_the_operator_forbids(
+    database, prepared_url, own_valkey, tmp_path
+):
+    override(database, allowed=False, note="ask Ada")
+    livermore = Livermore(tmp_path, own_valkey.url)
+    # Nobody listens there: had it gone on, it would have said so.
+    refused = livermore(
+        "run", "binance", "--rest-url", "http://127.0.0.1:9", LIVERMORE_DATABASE_URL=prepared_url
+    )
+    assert refused.returncode != 0
+    assert "binance is not allowed from here (ask Ada)" in refused.stderr
+    assert "127.0.0.1:9" not in refused.stderr
 
 
 async def test_without_an_override_and_without_a_database_the_facts_hold(database, tmp_path: Path):

@@ -16,7 +16,8 @@ import redis
 import trio
 
 from livermore.adapters import store
-from livermore.adapters.redis import Client, Redis, answered, script, without_password
+from livermore.adapters.redis import Client, Redis, answered, script
+from livermore.adapters.redis_url import shown
 from livermore.adapters.valkey import valkey_binary
 from livermore.errors import ConfigurationError, StoreError, StoreUnusable
 from livermore.market.candle import Candle, Series
@@ -214,16 +215,20 @@ def test_a_restarted_server_costs_one_error_and_its_scripts_are_loaded_again(own
         "redis+cluster://:s3cret@127.0.0.1:{port}",
         "unix://:s3cret@/nowhere/socket",
         "http://:s3cret@127.0.0.1/",
+        "redis://127.0.0.1:{port}/0?passwrd=s3cret",
+        "redis://127.0.0.1:{port}/0?passwrd=s3cret&db=abc",
+        "redis://127.0.0.1:{port}/0?s3cret",
+        "redis://user:{port}?s3cret=x@127.0.0.1",
     ],
 )
 def test_a_password_is_in_no_message(url):
     url = url.format(port=free_port())
     with pytest.raises((StoreError, ConfigurationError)) as caught:
         Client(url).run([("PING",)])
-    shown = f"{caught.value} {without_password(url)}"
-    assert "s3c" not in shown
-    assert "ret" not in shown.replace("retr", "")
-    assert "***" in shown
+    said = f"{caught.value} {shown(url)}"
+    assert "s3c" not in said
+    assert "ret" not in said.replace("retr", "")
+    assert "***" in said
 
 
 def test_a_wrong_password_says_what_to_check(own_valkey):

@@ -46,7 +46,7 @@ def test_who_does_not_serve_us_ends_the_daemon_in_one_line_with_the_alternative(
     with refusing() as exchange:
         done = livermore("run", name, *where(name, exchange), "--log-level", "error")
         asked = len(exchange.requests)
-    assert (done.returncode, done.stdout, asked) == (1, "", 1)
+    assert (done.returncode, done.stdout, asked) == (4, "", 1)
     [line] = done.stderr.splitlines()
     assert line.startswith(f"livermore: {name}: 451")
     assert line.endswith(step)
@@ -63,7 +63,7 @@ def test_a_country_that_is_not_served_is_told_without_asking(livermore: Livermor
         )  # fmt: skip
         assert exchange.requests == []
     for one in (done, again, filled):
-        assert (one.returncode, one.stdout) == (1, "")
+        assert (one.returncode, one.stdout) == (4, "")
         assert one.stderr.startswith("livermore: binance: Binance does not serve US ")
         assert one.stderr.endswith("use Binance.US instead: livermore run binance_us\n")
 
@@ -117,7 +117,7 @@ def test_when_all_refuse_the_first_one_says_why_it_ends(livermore: Livermore):
     with refusing() as one, refusing() as other:
         words = [*where("binance", one), *where("binance_us", other)]
         done = livermore("run", "binance", "binance_us", *words)
-    assert done.returncode == 1
+    assert done.returncode == 4
     *log, line = done.stderr.splitlines()
     assert sum("not followed any more" in text for text in log) == 2
     assert line.startswith(("livermore: binance: 451", "livermore: binance_us: 451"))

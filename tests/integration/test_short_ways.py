@@ -178,11 +178,23 @@ def lose(way: Way, what: str) -> None:
         way.server.hset(companion, "cursor", "")
     elif what == "strange":
         way.server.zadd(candles, {"no candle of ours": T0 + 3 * M5.ms, "nor this": 7.5})
+    elif what == "misplaced" and way.server.type(candles) in (b"zset", b"none"):
+        way.server.zadd(candles, {member(Write((2,)).call()): T0 - M5.ms})
     elif what == "garbage":
         way.server.hset(companion, mapping={"version": "x", "edge_time": "", "corrected": "y"})
     elif what == "type":
         way.server.delete(candles)
         way.server.set(candles, "mine")
+
+
+def member(call: Call) -> str:
+    """The first candle of ``call`` as it is stored."""
+    time, prices, volume, rank, as_of = (word.decode() for word in unpacked(call)[16:21])
+    evidence = [name.name.lower() for name in Evidence][int(rank)]
+    return (
+        f'{{"open_time":{time},{prices},"volume":{volume},"kind":"traded",'
+        f'"evidence":"{evidence}","as_of":{as_of},"revision":0}}'
+    )
 
 
 SLOTS = [Write((slot,), edge=slot - 4 if slot > 5 else None) for slot in range(12)]
@@ -191,6 +203,7 @@ SLOTS = [Write((slot,), edge=slot - 4 if slot > 5 else None) for slot in range(1
 @PROPERTY
 @example(story=SLOTS, keep=5)
 @example(story=[*SLOTS[:9], Write((9,), edge=2), Write((10,), edge=8)], keep=5)
+@example(story=[Write((0,)), Write((1,)), Write((2,), lost="misplaced")], keep=1000)
 @example(story=[Write((0, 1, 2, 3, 4, 5, 6, 7), history=True), Write((8,), edge=3)], keep=4)
 @example(story=[Write((0, 1, 2, 3, 4, 5, 6, 7), history=True), Write((8,), edge=-1)], keep=4)
 @given(story=writes(), keep=st.sampled_from([2, 4, 1000]))

@@ -93,6 +93,7 @@ async def test_two_users_hear_only_their_own_alerts_and_who_listens_to_the_excha
         assert sorted(ids) == sorted(one["id"] for one in every if one["rule"] == rule)
         assert len(set(ids)) == len(ids)
     assert len(every) == len(alice) + len(bob)
+    assert {one["source_exchange_id"] for one in every} == {desk.exchange}
     first = next(one for one in every if one["id"] == alice[0]["id"])
     # What is late is told to be late when it is sent; else both tell the same.
     free = {"stream_id", "late", "holds"}

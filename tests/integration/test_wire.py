@@ -7,6 +7,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +19,13 @@ from trio.testing import MockClock
 from livermore.adapters import redis as module
 from livermore.adapters import store
 from livermore.adapters.redis import Call, Later, Redis, ask_with_scripts, at_once
+from livermore.adapters.valkey import valkey_binary
 from livermore.adapters.wire import AT_ONCE, TOGETHER, Wire
 from livermore.errors import Fenced, StoreError, StoreUnusable
 from livermore.market.candle import Candle, Series
 from livermore.market.timeframe import Timeframe
 from tests.proxy import Proxy
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 M5 = Timeframe.M5
 T0 = 1_750_000_200_000
@@ -117,6 +119,96 @@ async def test_many_closes_are_few_calls_and_each_has_its_own_reply(
         await lanes.run_each(Later(lambda n: make(6, n), len(symbols)))
         calls = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     assert calls == asked[1], "the script of many was loaded again as well"
+
+
+@pytest.fixture
+def node(server_directory: Path) -> Iterator[RedisServer]:
+    """A server that is a whole cluster."""
+    port = free_port()
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    directory = server_directory / f"node{port}"
+    node = RedisServer(valkey_binary(), directory, port=port, persistent=False, options=options)
+    node.start()
+    try:
+        with node.client() as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            deadline = time.monotonic() + 20
+            while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield node
+    finally:
+        node.stop()
+
+
+def scripts_run(server: RedisServer) -> int:
+    """Scripts the server was asked for since the last time, refused ones as well."""
+    with server.client() as client:
+        told = client.info("commandstats").get("cmdstat_evalsha", {})
+        client.config_resetstat()
+    return int(told.get("calls", 0)) + int(told.get("rejected_calls", 0))
+
+
+async def test_a_node_of_a_cluster_takes_many_closes_one_by_one_and_is_not_asked_twice_for_ever(
+    node: RedisServer,
+):
+    """It refuses a call whose keys lie in several slots, and the plain URL does not tell."""
+    lanes = Redis(node.url)
+    counts = []
+    for slot in range(4):
+        replies = await lanes.run_each(Later(lambda n, slot=slot: write(f"S{n}-USD", slot), 100))  # type: ignore[misc]
+        assert codes(replies) == "a" * 100
+        assert [reply[0] for reply in replies] == [slot + 1] * 100
+        counts.append(scripts_run(node))
+    assert counts[2:] == [100, 100]
+    with node.client() as client:
+        client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+    replies = await lanes.run_each(Later(lambda n: write(f"S{n}-USD", 4), 100))
+    assert codes(replies) == "a" * 100
+    assert scripts_run(node) == 100 + 100 // TOGETHER, (
+        "who answers on a new connection may be another"
+    )
+    lanes.close()
+
+
+class Answering:
+    """A server that answers what it is told to, call by call, on one connection."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.connected = Connected()
+        self.wire = Wire(5.0)
+        self.wire.use(self.connected)
+        self.connected.server.sendall(b"".join(answers))
+
+    def heard(self) -> int:
+        """How many calls came."""
+        self.connected.server.setblocking(False)
+        return self.connected.server.recv(1 << 20).count(b"EVALSHA")
+
+    def close(self) -> None:
+        self.wire.close()
+        self.connected.server.close()
+
+
+async def test_a_server_that_refuses_everything_for_a_while_gets_joined_calls_afterwards():
+    calls = [write(f"S{n}-USD") for n in range(3)]
+    busy = b"-BUSY Redis is busy running a script\r\n"
+    server = Answering(*[busy] * 4, b"*3\r\n+a\r\n+b\r\n+c\r\n")
+    assert ["busy" in str(one) for one in await server.wire.ask_together(calls, "0")] == [True] * 3
+    assert server.heard() == 1 + 3
+    assert await server.wire.ask_together(calls, "0") == [b"a", b"b", b"c"]
+    assert server.heard() == 1
+    server.close()
+
+
+async def test_of_a_joined_call_that_is_refused_each_gets_its_own_answer():
+    calls = [write(f"S{n}-USD") for n in range(3)]
+    server = Answering(b"-CROSSSLOT no\r\n", b"+a\r\n-ERR mine\r\n+c\r\n", b"+d\r\n+e\r\n+f\r\n")
+    one, two, three = await server.wire.ask_together(calls, "0")
+    assert [one, str(two), three] == [b"a", "ERR mine", b"c"]
+    assert await server.wire.ask_together(calls, "0") == [b"d", b"e", b"f"]
+    assert server.heard() == 1 + 3 + 3
+    server.close()
 
 
 async def test_of_many_closes_that_are_cut_nothing_is_run_twice(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -111,6 +112,33 @@ async def test_the_last_child_closes_its_parents_in_the_same_turn_shortest_first
         ("close", "5m", 11, 0), ("close", "15m", 9, 0), ("close", "1h", 0, 0)
     ]  # fmt: skip
     await assert_parents_fold(desk)
+
+
+async def test_an_empty_child_is_announced_before_the_parents_it_completes(valkey_url, ears):
+    """And what trades beside it goes to Redis a few in a call, as if it were not there."""
+    desk = Desk(valkey_url, [f"S{n}-USD" for n in range(40)])
+    await desk.start()
+
+    def slot(number: int, quiet: bool) -> list[Candle]:
+        return [
+            attrs.evolve(
+                (nothing if quiet and n % 2 else candle)(desk, number),
+                series=desk.series(symbol=symbol),
+            )
+            for n, symbol in enumerate(desk.symbols)
+        ]
+
+    for number in range(11):
+        await desk.close(*slot(number, quiet=False), reading=False)
+    ears.raw()
+    with redis.Redis.from_url(valkey_url) as client:
+        client.config_resetstat()
+        await desk.close(*slot(11, quiet=True), reading=False)
+        scripts = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    told = [timeframe for _, timeframe, _, _ in ears.candles()]
+    assert told == ["5m"] * 40 + ["15m"] * 40 + ["1h"] * 40
+    assert scripts == 2 + 20 + 4 + 40 + 4, "each hour is the first of its series"
+    desk.shut()
 
 
 async def test_a_day_of_closes_gives_every_timeframe(desk):
@@ -269,6 +297,87 @@ async def test_what_is_shown_is_made_a_few_at_a_time_and_a_symbol_that_left_is_n
     last = {store.keys(one).companion for one in store.all_series(desk.exchange, names[-1])}
     gone = last | {store.ticker_key(desk.exchange, name) for name in (names[0], names[-1])}
     assert sorted(told) == sorted(every - gone)
+
+
+def wait_to_be_shown(desk: Desk, number: int) -> list[str]:
+    """Tickers of so many symbols."""
+    names = [f"S{n}-USD" for n in range(number)]
+    for name in names:
+        desk.pending.tickers[name] = Ticker(name, 1.5, T0 + 5)
+    return names
+
+
+async def test_what_waits_to_be_shown_is_not_shown_under_a_later_epoch(desk):
+    """Another held the exchange meanwhile: what it said is newer."""
+    last = wait_to_be_shown(desk, module.SHOWN_AT_ONCE + 1)[-1]
+    await desk.writer._show()
+    key, channel = store.ticker_key(desk.exchange, last), store.ticker_channel(desk.exchange, last)
+    newer = Ticker(last, 99.0, T0 + 60_000)
+    text = module.ticker_text(desk.exchange, last, newer, desk.lease.epoch + 1)
+    await desk.lanes.run(
+        [store.publish(key, channel, text, epoch=desk.lease.epoch + 1, seconds=60)], "show"
+    )
+    desk.lease.epoch += 2
+    while desk.writer._to_show:
+        await desk.writer._show()
+    assert await desk.lanes.one("GET", key) == text
+
+
+async def test_what_waits_to_be_shown_does_not_outlast_a_lapsed_lease(desk):
+    last = wait_to_be_shown(desk, module.SHOWN_AT_ONCE + 1)[-1]
+    async with trio.open_nursery() as nursery:
+        await desk.writer._show()
+        desk.lease.valid_until = trio.current_time() - 0.001
+        nursery.start_soon(desk.writer.run)
+        desk.writer.wake()
+        await wait_until(lambda: "lapsed" in desk.writer.turns.away_why)
+        desk.lease.valid_until = trio.current_time() + 30
+        await wait_until(lambda: desk.back == 1)
+        await trio.sleep(module.SHOW + 0.1)
+        nursery.cancel_scope.cancel()
+    assert await desk.lanes.one("GET", store.ticker_key(desk.exchange, last)) is None
+
+
+async def test_a_slot_that_closed_is_not_shown_any_more_and_the_next_is(desk, ears):
+    """Wherever its running candle waits: with the trackers, or to be shown in this round."""
+    every = [Series(desk.exchange, f"S{n}-USD", M5) for n in range(300)]
+
+    def runs(number: int) -> None:
+        for one in every:
+            time = T0 + number * M5.ms
+            desk.pending.forming[one] = Forming(one, time, 1.0, 2.0, 0.5, 1.5, 3.0, time + 5)
+
+    async def show() -> None:
+        await desk.writer._show()
+        while desk.writer._to_show:
+            await desk.writer._show()
+
+    runs(0)
+    await desk.writer._show()
+    assert desk.writer._to_show, "some wait"
+    runs(0)
+    await desk.close(*(attrs.evolve(candle(desk, 0), series=one) for one in every), reading=False)
+    await show()
+    await show()
+    runs(1)
+    # What comes late of an older slot changes nothing.
+    await desk.close(*(attrs.evolve(candle(desk, -1), series=one) for one in every), reading=False)
+    desk.pending.forming[every[0]] = attrs.evolve(desk.pending.forming[every[0]], open_time=T0)
+    await show()
+    over: set[tuple[str, int]] = set()
+    running: set[tuple[str, int]] = set()
+    for channel, text in ears.raw():
+        _, _, _, _, kind, symbol, timeframe = channel.split(":")
+        slot = (symbol, (int(json.loads(text)["open_time"]) - T0) // M5.ms)
+        if timeframe == "5m" and kind == "close":
+            over.add(slot)
+        elif timeframe == "5m":
+            assert slot not in over
+            running.add(slot)
+    assert {symbol for symbol, slot in running if slot == 1} == {one.symbol for one in every[1:]}
+    desk.writer.move(every[1], attrs.evolve(every[1], symbol="OTHER-USD"))
+    desk.writer.forget(every)
+    assert [one.symbol for one in desk.writer._newest] == ["OTHER-USD"], "it is bounded"
 
 
 async def test_a_newer_holder_ends_the_writer(desk):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -44,6 +45,17 @@ def test_every_simulated_exchange_is_kept_apart_from_the_others():
     [named] = [one["modules"] for one in contracts if "simulated" in one["name"]]
     rooms = {f"livermore.simulator.{path.parent.name}" for path in PACKAGE.glob("simulator/*/*.py")}
     assert set(named) == rooms
+
+
+@pytest.mark.parametrize(
+    "path",
+    [CHECKOUT / "README.md", *CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("scripts/*.py")],
+    ids=lambda path: path.name,
+)
+def test_what_is_written_can_be_typed_in_a_fresh_clone(path: Path):
+    text = path.read_text()
+    assert not re.findall(r"(?<!python )(?<!python3 )scripts/\w+\.py [-\[0-9]", text)
+    assert "../shared" not in text, "that is outside of the repository"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))

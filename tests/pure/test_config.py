@@ -224,6 +224,9 @@ def test_relative_directories_belong_to_the_file_that_names_them(room: Path):
         ("redis_url = 'redis://'", "names no host"),
         ("redis_url = 'unix://'", "path of a socket"),
         ("redis_url = 7", "a URL is wanted"),
+        ("redis_url = 'redis://a?passwrd=x'", "unknown option passwrd: did you mean password?"),
+        ("redis_url = 'redis://a?db=x'", "option db: a whole number"),
+        ("redis_url = 'redis://a?ssl_keyfile=x'", "ssl_keyfile, which is for rediss:// alone"),
     ],
 )
 def test_a_wrong_value_in_the_file_is_one_line_that_names_the_file(
@@ -317,6 +320,11 @@ def test_a_wrong_flag_is_a_matter_of_usage_and_a_wrong_redis_of_configuration():
         "redis://user:hunter2@ho st/0",
         "redis://user:hunter2@host/zero",
         "unix://hunter2",
+        "redis://host?passwrd=hunter2",
+        "redis://host?hunter2",
+        "redis://host?hunter2=x",
+        "redis://host?db=hunter2",
+        "redis://user:12?hunter2=x@host",
     ],
 )
 def test_no_complaint_and_no_repr_shows_a_password(url: str):
@@ -437,7 +445,9 @@ FILE_VALUES = st.recursive(
 )
 
 
-FLAGS = sorted(Settings.__annotations__.keys() - {"symbols_by", "alerts", "channels", "own"})
+FLAGS = sorted(
+    Settings.__annotations__.keys() - {"symbols_by", "typed_urls", "alerts", "channels", "own"}
+)
 
 
 @given(st.dictionaries(st.sampled_from(FLAGS), FILE_VALUES, max_size=4))
@@ -725,6 +735,18 @@ def test_urls_are_marked_where_several_exchanges_run():
     assert settings.of("other").rest_url == "http://b"
     assert settings.of("coinbase").websocket_url == "wss://a:1/x"
     assert settings.of("other").websocket_url == "ws://b"
+
+
+@pytest.mark.parametrize("key", ["rest_url", "websocket_url"])
+def test_a_url_of_what_is_not_run_is_a_mistake_of_who_types_it_only(key: str):
+    url = f"other={'http' if key == 'rest_url' else 'ws'}://a"
+    alone = {"exchanges": ("coinbase",)}
+    flag = "--" + key.replace("_", "-")
+    with pytest.raises(UsageError, match=f"^{flag}: a URL is meant for other, but only coinbase"):
+        loaded({**alone, key: [url]}).check_exchanges()
+    loaded(alone, {f"LIVERMORE_{key.upper()}": url}).check_exchanges()
+    loaded({**alone, key: [url], "autostart": "other"}).check_exchanges()
+    loaded({key: [url]}).check_exchanges()  # idle: a command may start it
 
 
 @pytest.mark.parametrize("key", ["rest_url", "websocket_url"])

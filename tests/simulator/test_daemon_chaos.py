@@ -1,7 +1,7 @@
 """The test that matters: the whole daemon under four fixed schedules of disturbances.
 
 Each is two hours of a market in a minute of ours, in a process of its own, two at a time. More of
-them: ``scripts/soak.py --seeds 1-200 --jobs 2``.
+them: ``python scripts/soak.py --seeds 1-200 --jobs 2``.
 """
 
 from __future__ import annotations

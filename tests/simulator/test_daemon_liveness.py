@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx
 import msgspec
 import pytest
 import trio
@@ -20,6 +21,7 @@ import trio.testing
 from livermore import daemon as daemon_module
 from livermore.adapters import store
 from livermore.adapters.redis import Client
+from livermore.exchanges.binance import BINANCE
 from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Series
 from livermore.market.gap import Outcome
@@ -116,6 +118,38 @@ async def test_what_a_beating_socket_does_not_deliver_is_noticed_and_healed(
             await agree(valkey_url, simulator, daemon.symbols)
             symbols = list(daemon.symbols)
     await audit(valkey_url, heard, symbols)
+
+
+async def test_where_nothing_arrives_and_rest_fails_state_readiness_metric_and_alert_say_blind(
+    valkey_url: str, tmp_path: Path, fast_clock: Any, monkeypatch: Any
+):
+    dialect = attrs.evolve(BINANCE, rest_per_second=RATE * BINANCE.rest_per_second)
+    monkeypatch.setattr(daemon_module, "dialect_of", lambda _: dialect)
+    why = "nothing arrives, and REST does not say whether anything is traded"
+    with trio.fail_after(110 * RATE), listening(valkey_url, "binance") as heard:
+        async with (
+            exchange(exchange="binance", symbols=4, speed=1.0) as simulator,
+            running(simulator, valkey_url, tmp_path, metrics_port=0) as daemon,
+        ):
+            await daemon.whole(40)
+            sockets = simulator.stats.connections_total
+            simulator.inject(fault="heartbeats-only", **{"for": 330.0})
+            simulator.inject(fault="5xx", **{"for": 280.0})
+            began = trio.current_time()
+            await daemon.until(lambda: why in daemon.told()[1], 25)
+            assert trio.current_time() - began <= 120
+            assert daemon.told()[0] == "blind"
+            assert simulator.stats.connections_total == sockets
+            async with httpx.AsyncClient(base_url=daemon.metrics_url) as http:
+                assert (await http.get("/readyz")).status_code == 503
+                figures = (await http.get("/metrics")).text
+            assert 'livermore_blind{exchange="binance"} 1' in figures
+            # REST answers again and shows what did not arrive.
+            await daemon.until(lambda: simulator.stats.connections_total > sockets, 40)
+            await daemon.whole(40)
+            await agree(valkey_url, simulator, daemon.symbols)
+    told = [one for one in heard.of("alerts:exchange") if one["type"] == "blind"]
+    assert all(one["why"].startswith("blind: no data for") for one in told), told
 
 
 async def test_a_starved_candle_channel_is_told_and_the_socket_stays(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 
 from livermore.adapters import store
@@ -24,6 +25,7 @@ from livermore.adapters.valkey import find_private_valkey
 from livermore.market.candle import Series
 from livermore.market.timeframe import Timeframe
 from tests.integration.command_line import Livermore
+from tests.receiver import answer, receiving
 from tests.servers import RedisServer, free_port
 
 pytestmark = pytest.mark.timeout(90)
@@ -276,6 +278,32 @@ def test_an_unknown_symbol_is_one_line_and_2(
         assert daemon.ends() == 2
     assert re.search("unknown symbol BTC-UDS: did you mean BTC-US", daemon.lines[-1])
     assert ask(valkey_url, "EXISTS", "lease:coinbase") == 0
+
+
+# -- who is not served ------------------------------------------------------------------------
+
+
+def test_who_is_not_served_ends_with_a_code_that_systemd_does_not_start_again(
+    livermore: Livermore, valkey_url: str
+):
+    unit = livermore("service", "unit", "-e", "binance").stdout
+    prevented = re.search(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
+    assert prevented is not None, unit
+    with simulator(exchange="binance") as binance:
+        words = ["run", "binance", "--redis-url", valkey_url, "--rest-url", binance["rest"]]
+        socket_of = ["--websocket-url", binance["websocket"]]
+        with receiving() as edge:
+            edge.script += [answer(451)] * 20
+            at_the_edge = ["--websocket-url", edge.url("").replace("http:", "ws:")]
+            with started(livermore.start(*words, *at_the_edge)) as daemon:
+                codes = [daemon.ends(20)]
+        with started(livermore.start(*words, *socket_of, "--country", "US")) as daemon:
+            codes.append(daemon.ends())
+        httpx.post(binance["control"] + "/faults", json={"fault": "geo"}).raise_for_status()
+        with started(livermore.start(*words, *socket_of)) as daemon:
+            codes.append(daemon.ends())
+    assert "451" in daemon.lines[-1]
+    assert [str(code) in prevented[1].split() for code in codes] == [True] * 3, codes
 
 
 # -- who holds the exchange -------------------------------------------------------------------

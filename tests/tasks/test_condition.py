@@ -201,6 +201,21 @@ async def test_an_exchange_that_serves_nothing_of_ours_leaves_us_blind(autojump_
     assert "asked for again" in all_.next
 
 
+async def test_a_connection_that_nobody_vouches_for_leaves_us_blind_since_it_was_heard(
+    autojump_clock: MockClock,
+):
+    world = World()
+    world.condition()
+    await trio.sleep(5)
+    heard = trio.current_time()
+    await trio.sleep(60)
+    world.healths[0].unheard_since = heard
+    condition = world.condition()
+    assert (condition.state, condition.since, condition.blind) == ("blind", NOW + 5_000, True)
+    assert condition.missing == "no data for 2 of 3 symbols"
+    assert "REST does not say" in condition.why
+
+
 async def test_frames_that_cannot_be_read_are_told_while_they_are_many(autojump_clock: MockClock):
     world = World()
     world.condition()

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from livermore.errors import RestError
 from livermore.exchanges.coinbase import COINBASE
-from livermore.market.candle import Series
+from livermore.market.candle import Candle, Evidence, Series
 from livermore.market.events import Event, Frame, Heartbeat, Sample, Ticker, Trade, Trades
 from livermore.market.gap import Lane
 from livermore.market.history import Row
@@ -367,6 +367,195 @@ async def test_a_rest_that_fails_says_nothing(market: Market, autojump_clock: Mo
         market.problem = None
         await trading(market, 10, mute=[BTC])
     assert market.connection.reasons
+
+
+def unheard(market: Market) -> float | None:
+    """Since when nothing arrives, while REST does not say why."""
+    return market.health.unheard_since
+
+
+async def test_where_nothing_arrives_and_rest_does_not_answer_we_are_blind(
+    market: Market, autojump_clock: MockClock
+):
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 100)
+        market.problem = RestError("503")
+        heard = market.tracker.fed_at
+        await trading(market, 55, mute=NATIVES)
+        assert unheard(market) is None, "a moment ago data came"
+        await trading(market, 20, mute=NATIVES)
+        assert unheard(market) == heard
+        assert market.connection.reasons == [], "a new socket is no answer"
+        market.tracker.pending.closes.clear()
+        market.tracker.pending.missing.clear()
+        await trading(market, 300, mute=NATIVES)  # over the end of a slot
+        assert not market.tracker.pending.closes, "nothing is assumed"
+        assert market.tracker.pending.missing
+        await trading(market, 5)
+        assert unheard(market) is None
+        await trading(market, 450)
+        closed = market.tracker.pending.closes
+        assert [set(slots) for slots in closed.values()] == [{START + 2 * M5.ms}] * len(NATIVES)
+
+
+async def test_who_is_quiet_after_we_were_blind_is_closed_by_the_clock_again(
+    market: Market, autojump_clock: MockClock
+):
+    quiet = NATIVES[1:]
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 100)
+        market.problem = RestError("503")
+        await trading(market, 100, mute=NATIVES, quiet=NATIVES)
+        assert unheard(market) is not None
+        await trading(market, 10, quiet=quiet, mute=quiet)
+        assert unheard(market) is None
+        market.problem = None
+        pending = market.tracker.pending
+        await trading(market, 120, quiet=quiet, mute=quiet)  # over the end of what was doubted
+        pending.closes.clear()
+        pending.missing.clear()
+        for native in NATIVES:  # REST has shown it, it is stored
+            market.tracker.learn(
+                Candle(
+                    Series("coinbase", native, M5), START, 100.0, 100.0, 100.0, 100.0, 1.0,
+                    evidence=Evidence.REST, as_of=START + M5.ms,
+                )
+            )  # fmt: skip
+        await trading(market, 620, quiet=quiet, mute=quiet)
+    slots = {START + M5.ms, START + 2 * M5.ms}
+    assert [set(closed) for closed in pending.closes.values()] == [slots] * len(NATIVES)
+    assert not pending.missing
+
+
+async def test_a_rest_that_never_answers_vouches_for_nobody(
+    market: Market, autojump_clock: MockClock
+):
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 100)
+        market.seconds = 1e6
+        await trading(market, 120, mute=NATIVES)
+        assert unheard(market) is not None
+
+
+async def test_who_is_unheard_and_found_mute_is_replaced_once_rest_says_so(
+    market: Market, autojump_clock: MockClock
+):
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 100)
+        market.problem = RestError("503")
+        await trading(market, 100, mute=NATIVES)
+        market.problem = None
+        await trading(market, 30, mute=NATIVES)
+        assert unheard(market) is None
+        assert market.health.mute
+    assert market.connection.reasons
+
+
+async def test_a_quiet_market_is_not_unheard_while_rest_answers_or_failed_once(
+    market: Market, autojump_clock: MockClock
+):
+    with trio.fail_after(10_000):
+        begin(market)
+        await trading(market, 100)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(unheard_never, market)
+            await trading(market, 310, quiet=NATIVES, mute=NATIVES)
+            before = len(market.asked)
+            market.problem = RestError("503")
+            await trading(market, 28, quiet=NATIVES, mute=NATIVES)
+            assert len(market.asked) > before
+            market.problem = None
+            await trading(market, 100, quiet=NATIVES)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_slow_market_is_not_unheard_within_its_own_pace(
+    market: Market, autojump_clock: MockClock
+):
+    with trio.fail_after(100_000):
+        begin(market)
+        for _ in range(8):  # a trade of every symbol in 100 s is what is usual here
+            for native in NATIVES:
+                market.trade(native)
+            await trading(market, 100, quiet=NATIVES)
+        market.problem = RestError("503")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(unheard_never, market)
+            await trading(market, 190, quiet=NATIVES)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_request_in_vain_of_an_earlier_silence_proves_nothing(
+    market: Market, autojump_clock: MockClock
+):
+    with trio.fail_after(100_000):
+        begin(market)
+        for _ in range(4):
+            for native in NATIVES:
+                market.trade(native)
+            await trading(market, 100, quiet=NATIVES)
+        market.problem = RestError("503")
+        before = market.liveness.probes
+        await trading(market, 310, quiet=NATIVES, mute=NATIVES)
+        assert market.liveness.probes > before
+        await trading(market, 5)
+        assert unheard(market) is None
+        market.problem = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(unheard_never, market)
+            await trading(market, 1100, quiet=NATIVES, mute=NATIVES)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_slow_connection_beside_one_that_is_unheard_is_not_unheard(
+    market: Market, autojump_clock: MockClock
+):
+    series = [("SLOW-USD", Series("coinbase", "SLOW-USD", M5))]
+    slow = Market(
+        Tracker(series, settle=COINBASE.settle, sample_lag=COINBASE.sample_lag),
+        Health("coinbase/2", 1, State.LIVE),
+        Replaced(),
+    )
+    with trio.fail_after(10_000):
+        begin(market)
+        begin(slow, ["SLOW-USD"])
+        times = (slow.now() - 300_000, slow.now())
+        trades = [Trade(id_, 100.0, Decimal(1), time) for id_, time in enumerate(times, start=1)]
+        slow.take(Trades("SLOW-USD", trades, snapshot=True))
+        market.liveness.shards += slow.liveness.shards
+        await trading(market, 30)
+        market.problem = RestError("503")
+        await trading(market, 400, mute=NATIVES)
+    assert unheard(market) is not None
+    assert unheard(slow) is None
+
+
+async def test_a_candle_channel_that_tells_every_close_is_heard(
+    market: Market, autojump_clock: MockClock
+):
+    market.problem = RestError("503")
+    with trio.fail_after(100_000):
+        market.tracker.connected(trio.current_time())
+        market.tracker.clock.hear(market.now(), trio.current_time())
+        begin(market)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(unheard_never, market)
+            for _ in range(4):
+                market.take(sample(BTC, market.now()))
+                await trading(market, 300, quiet=NATIVES, mute=NATIVES)
+            nursery.cancel_scope.cancel()
+        await trading(market, 120, quiet=NATIVES, mute=NATIVES)
+        assert unheard(market) is not None
+
+
+async def unheard_never(market: Market) -> None:
+    while True:
+        assert unheard(market) is None
+        await trio.sleep(1)
 
 
 async def test_symbols_that_rest_does_not_answer_for_keep_no_other_from_its_turn(

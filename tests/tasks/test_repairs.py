@@ -22,11 +22,13 @@ from livermore.errors import RestError, StoreError
 from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Candle, Evidence, Kind, Series, empty
 from livermore.market.gap import VERIFY, Gap, Lane, Outcome, decode_gap, encode_gap
-from livermore.market.history import DEPTH, Row
+from livermore.market.history import DEEPEST, DEPTH, Row
 from livermore.market.timeframe import TIMEFRAMES, Timeframe, iso
 from livermore.market.tracker import Missing, Suspect
 from livermore.runtime import repairs as module
+from livermore.runtime.feed import Feed, Plan
 from livermore.runtime.lease import Lease
+from livermore.runtime.recorder import Incident
 from livermore.runtime.repairs import ATTEMPTS, DEEPER, HISTORY, LOOKS, Repairs
 from livermore.runtime.rest import Rest
 from livermore.runtime.writer import CONTRADICTED, Writer
@@ -155,7 +157,9 @@ class World:
         return found
 
     def _survey(self, series: Series, first: int, last: int, ms: int) -> list[int]:
-        held = sorted(self.candles.get(series, {}))
+        held = dict(sorted(self.candles.get(series, {}).items()))
+        times = list(held)
+        traded = [slot for slot in times if held[slot].kind is Kind.TRADED]
         missing: list[int] = []
         for slot in range(first, last + 1, ms):
             if slot in held:
@@ -164,9 +168,10 @@ class World:
                 missing[-1] = slot
             else:
                 missing += [slot, slot]
-        oldest, newest = (held[0], held[-1]) if held else (-1, -1)
-        asked = self.asked_from.get(series, -1)
-        return [len(held), len(held), oldest, newest, asked, oldest, oldest, *missing]
+        oldest, newest = (times[0], times[-1]) if times else (-1, -1)
+        asked, oldest_traded = self.asked_from.get(series, -1), traded[0] if traded else -1
+        counts = [len(times), len(traded), oldest, newest, asked, oldest, oldest_traded]
+        return [*counts, *missing]
 
     # -- as REST ----------------------------------------------------------------------------
 
@@ -327,6 +332,50 @@ async def test_a_slot_beside_an_open_gap_joins_it_and_is_asked_for_at_once(
     assert len(world.questions) == asked + 1
     [entry] = world.ledger()
     assert (entry["outcome"], entry["last"]) == ("filled", world.slot(2))
+
+
+async def test_of_a_range_only_what_no_open_gap_holds_is_new(world: World):
+    world.put(of(BTC), world.slot(250))
+
+    def add(oldest: int, newest: int) -> list[tuple[int, int]]:
+        slots = world.slot(oldest), world.slot(newest)
+        new = world.repairs.add(of(BTC), *slots, "found missing", Lane.REPAIR)
+        ms = M5.ms
+        return [((world.slot(0) - g.first) // ms, (world.slot(0) - g.last) // ms) for g in new]
+
+    assert add(20, 11) == [(20, 11)]
+    assert add(40, 31) == [(40, 31)]
+    assert add(20, 11) == add(35, 33) == add(40, 35) == []
+    assert add(50, 35) == [(50, 41)], "its newer end is known"
+    assert add(33, 9) == [(30, 9)], "its older end is known"
+    assert add(45, 15) == add(50, 9) == []
+
+
+async def test_a_hole_across_the_border_of_the_newest_is_news_once_and_keeps_its_backoff(
+    autojump_clock: MockClock, world: World
+):
+    """The border moves with each boundary, and part of the older gap is in the newer range."""
+    incidents: list[Incident] = []
+    world.repairs._incident = incidents.append
+    world.answer = lambda _: RestError("503 Service Unavailable")
+    await trio.sleep(40)
+    last = M5.last_closed(world.now() - module.ALLOWANCE)
+    world.put(of(BTC), *(last - ago * M5.ms for ago in (0, *range(400, 900))))
+    world.asked_from[of(BTC)] = last - 899 * M5.ms
+    await world.repairs.scan([of(BTC)], "found after a break")
+    begun = [(gap.first, gap.last) for gap in world.repairs.open_gaps]
+    assert len(begun) == len(incidents) == 2
+    tries = 0
+    for _ in range(12):
+        await repaired(world, 300)
+        world.put(of(BTC), M5.last_closed(world.now() - module.ALLOWANCE))
+        await world.repairs.scan([of(BTC)], "found missing")
+        assert [(gap.first, gap.last) for gap in world.repairs.open_gaps] == begun
+        assert min(gap.attempts for gap in world.repairs.open_gaps) >= tries
+        tries = min(gap.attempts for gap in world.repairs.open_gaps)
+    assert sum(event == "gaps found" for event, _ in world.said) == 1
+    assert len(incidents) == 2
+    assert len(world.questions) <= 2 * (3600 / 60 + 6)
 
 
 async def test_what_is_older_than_what_is_kept_is_no_gap_any_more(
@@ -576,6 +625,118 @@ async def test_history_is_asked_once_in_one_page_and_never_again(
     assert await world.repairs.scan([series], "start") == 0
     await repaired(world, 20)
     assert len(world.questions) == 1
+
+
+def put_thin(world: World, series: Series, last: int, count: int, *, traded: int = 8) -> None:
+    """The ``count`` slots up to ``last``, every so-manieth of them traded, the oldest as well."""
+    for ago in range(count):
+        slot = last - ago * series.timeframe.ms
+        world.put(series, slot)
+        if ago % traded and ago != count - 1:
+            ended = slot + series.timeframe.ms
+            world.candles[series][slot] = empty(series, slot, 2.0, Evidence.REST, ended + 600_000)
+
+
+@pytest.mark.parametrize("stored", [700, 900])
+async def test_deeper_history_is_asked_for_once_after_it_was_forgotten_what_was_asked_for(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch, stored: int
+):
+    """A hole at the end notes that it was asked for; what lies before it is stored long since."""
+    series, surveys = of(BTC), itertools.count(1)
+
+    def survey(self: World, *which: Any) -> list[int]:
+        assert next(surveys) < 60
+        return ask(self, *which)
+
+    ask = World._survey
+    monkeypatch.setattr(World, "_survey", survey)
+    last = M5.last_closed(NOON - module.ALLOWANCE)
+    put_thin(world, series, last, stored)
+    world.asked_from[series] = last - (stored - 1) * M5.ms
+    for ago in range(4):
+        del world.candles[series][last - ago * M5.ms]
+    await world.repairs.forget_asked([series])
+    world.repairs.suspects([Suspect(series, last - 50 * M5.ms, "test")])
+    for _ in range(3):
+        await world.repairs.scan([series], "found after a break")
+        await repaired(world, 1)
+    assert world.asked_from[series] < last - (stored - 1) * M5.ms
+    assert world.repairs.progress.looks >= 1, "nothing keeps a look waiting"
+    asked = len(world.questions)
+    assert asked <= 6
+    await world.repairs.scan([series], "found missing")
+    assert not world.repairs.open_gaps
+
+
+async def test_what_went_missing_is_told_though_it_was_forgotten_what_was_asked_for(
+    autojump_clock: MockClock, world: World
+):
+    """History is what lies before the oldest candle, and where there is none, all of it."""
+    last = M5.last_closed(NOON - module.ALLOWANCE)
+    world.put(of(BTC), *(last - ago * M5.ms for ago in range(4, 200)))
+    world.asked_from[of(BTC)] = last - 199 * M5.ms
+    await world.repairs.forget_asked([of(BTC), of(ETH)])
+    await world.repairs.scan([of(BTC), of(ETH)], "found after a break")
+    causes = {
+        (gap.series.symbol, (last - gap.last) // M5.ms): gap.cause
+        for gap in world.repairs.open_gaps
+    }
+    assert causes == {(BTC, 0): "found after a break", (BTC, 200): HISTORY, (ETH, 0): HISTORY}
+    [(event, fields)] = world.said
+    assert (event, fields["cause"], fields["candles"]) == ("gaps found", "found after a break", 4)
+
+
+async def test_deeper_history_that_is_all_there_counts_as_asked_for(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing traded in the oldest slots that are kept: no trade says that they are there."""
+    series, surveys = of(BTC), itertools.count(1)
+
+    def survey(self: World, *which: Any) -> list[int]:
+        assert next(surveys) < 20
+        return ask(self, *which)
+
+    ask = World._survey
+    monkeypatch.setattr(World, "_survey", survey)
+    last = M5.last_closed(NOON - module.ALLOWANCE)
+    put_thin(world, series, last, DEEPEST)
+    for ago in range(DEEPEST - 7, DEEPEST):
+        slot = last - ago * M5.ms
+        world.candles[series][slot] = empty(series, slot, 2.0, Evidence.REST, slot + 900_000)
+    del world.candles[series][last]
+    world.asked_from[series] = last
+    await world.repairs.scan([series], "found missing")
+    await repaired(world, 1)
+    await world.repairs.scan([series], "found missing")
+    await repaired(world, 1)
+    assert len(world.questions) == 1
+    assert world.asked_from[series] == last - (DEEPEST - 1) * M5.ms
+    await world.repairs.scan([series], "found missing")
+    assert not world.repairs.open_gaps, "a scan does not begin it again"
+
+
+async def test_deeper_history_does_not_follow_itself(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """Even where nothing was noted: each range begins before the one it follows."""
+    series = of(BTC)
+    added: list[int] = []
+
+    async def forgetful(self: Repairs, gap: Gap, doubts: int) -> None:
+        added.append(gap.first)
+        assert len(added) < 20
+
+    monkeypatch.setattr(Repairs, "_note_asked", forgetful)
+    last = M5.last_closed(NOON - module.ALLOWANCE)
+    put_thin(world, series, last, DEEPEST)
+    for ago in range(DEEPEST - 400, DEEPEST):
+        slot = last - ago * M5.ms
+        world.candles[series][slot] = empty(series, slot, 2.0, Evidence.REST, slot + 900_000)
+    world.asked_from[series] = last
+    await world.repairs.scan([series], "found missing")
+    await repaired(world, 1)
+    assert added == sorted(added, reverse=True)
+    assert len(added) == len(set(added)) == 2
 
 
 async def test_a_hole_between_stored_candles_is_a_gap_however_old_and_comes_last(
@@ -847,3 +1008,56 @@ async def test_rest_that_says_again_what_the_stream_contradicts_is_asked_once_mo
     assert natives[2:] == [BTC] * (LOOKS - 1)
     moments = [question.moment for question in world.questions if question.native == BTC]
     assert all(b - a >= 60 for a, b in itertools.pairwise(moments))
+
+
+# -- in the feed ------------------------------------------------------------------------------
+
+
+@attrs.define
+class Relapsing:
+    """A lease that lapses once more while it is forgotten what was asked for, and then Redis."""
+
+    lapses: Callable[[], None] = lambda: None
+    epoch: int = 2
+    forgotten: int = 0
+    scans: int = 0
+
+    async def hold(self, retaken: Callable[[], None]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.lapses = retaken
+        retaken()
+
+    async def forget_asked(self, series: Sequence[Series]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.forgotten += 1
+        if self.forgotten == 1:
+            self.lapses()
+        if self.forgotten == 2:
+            raise StoreError("Redis is away")
+
+    async def scan(self, series: Sequence[Series], cause: str) -> int:
+        await trio.lowlevel.checkpoint()
+        self.scans += 1
+        return 0
+
+
+async def test_a_lease_that_lapses_while_it_is_forgotten_what_was_asked_for_has_it_forgotten_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    async def raised(self: Feed, series: Sequence[Series]) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Feed, "_raise_epochs", raised)
+    plan = Plan(
+        dialect=COINBASE, websocket_url="", rest_url="", symbols=None, top=1, holder="me",
+        description={},
+    )  # fmt: skip
+    feed, fake = Feed(plan, cast(Redis, World()), lambda: 0.5), Relapsing()
+    feed._lease = cast(Lease, fake)
+    feed._repairs = cast(Repairs, fake)
+    with trio.move_on_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed._hold_lease)
+            nursery.start_soon(feed._scan)
+    assert fake.forgotten == 3, "twice for what it was doubted, once more as Redis was away"
+    assert fake.scans >= 2

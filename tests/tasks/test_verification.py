@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import attrs
@@ -23,13 +23,17 @@ from livermore.exchanges.coinbase import COINBASE
 from livermore.market.candle import Candle, Evidence, Kind, Series, empty
 from livermore.market.certificate import Compared
 from livermore.market.gap import SECOND_LOOK, SETTLED, VERIFY, Gap, Lane, Outcome
+from livermore.market.history import settled
 from livermore.market.rounds import LOOK_AFTER, SHARE, period
 from livermore.market.timeframe import HOUR, TIMEFRAMES, Timeframe
+from livermore.market.tracker import Suspect
 from livermore.runtime.feed import Feed, Plan
 from livermore.runtime.lease import Lease
 from livermore.runtime.readings import Readings
 from livermore.runtime.repairs import Asked, Repairs
-from livermore.runtime.verification import NEWER, TRIES, Verification
+from livermore.runtime.rest import Rest
+from livermore.runtime.verification import BEHIND, NEWER, TRIES, Verification
+from tests.tasks import test_repairs as repairing
 
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z
 M5 = Timeframe.M5
@@ -81,6 +85,7 @@ class World:
     said: list[tuple[str, dict[str, object]]] = attrs.Factory(list)
     to_verify: dict[str, Gap] = attrs.Factory(dict)
     written: list[Gap] = attrs.Factory(list)
+    suspected: list[Suspect] = attrs.Factory(list)
     left_out: frozenset[Series] = frozenset()
     away: bool = False
     seconds: float = 0.2
@@ -133,6 +138,9 @@ class World:
 
     def leaves_out(self, series: Series) -> bool:
         return series in self.left_out
+
+    def suspects(self, slots: Iterable[Suspect]) -> None:
+        self.suspected += slots
 
     async def write_entry(self, gap: Gap) -> bool:
         await trio.lowlevel.checkpoint()
@@ -261,6 +269,52 @@ async def test_what_a_predecessor_was_going_to_look_at_again_goes_first(
     assert [look.series for look in world.looks] == [of(18), of(19)]
     assert world.looks[0].moment < 5
     assert SETTLED / 1000 <= world.looks[1].moment < SETTLED / 1000 + 5
+
+
+async def test_what_no_turn_reaches_after_an_absence_is_a_suspect(autojump_clock: MockClock):
+    """Whatever it was stored as, unless REST had settled; what a turn reaches is left to it."""
+    world = World([of(0)])
+    world.start()
+    reach = COINBASE.rest_rows - NEWER
+
+    def resume(ago: int, after: int | None) -> bool:
+        slot = M5.floor(NOON) - ago * M5.ms
+        candle = streamed(of(0), slot) if after is None else by_rest(of(0), slot, after)
+        world.suspected.clear()
+        world.verification.resume([candle])
+        assert world.suspected in ([], [Suspect(of(0), slot, BEHIND)])
+        return bool(world.suspected)
+
+    assert resume(400, 40_000)
+    assert resume(400, None)
+    assert not resume(400, SETTLED)
+    assert resume(reach, 40_000), "its turn would come too late"
+    assert not resume(reach - NEWER - 1, 40_000)
+    assert not resume(100, None)
+
+
+@pytest.mark.parametrize("ago", [100, 400])
+async def test_a_hasty_candle_is_looked_at_once_however_long_ago_it_was(
+    autojump_clock: MockClock, ago: int
+):
+    world = repairing.World()
+    world.repairs._rest = cast(Rest, repairing.Asking(world))
+    one = repairing.of(repairing.BTC)
+    verification = Verification(
+        COINBASE, cast(Redis, world), world.repairs, [one], requests_per_second=BUDGET,
+        clock=world.now, say=lambda event, fields: None, chance=lambda: 0.5,
+    )  # fmt: skip
+    hasty = world.slot(ago)
+    for slot in range(hasty, world.slot(0) + M5.ms, M5.ms):
+        after = 40_000 if slot == hasty else SETTLED
+        world.candles.setdefault(one, {})[slot] = by_rest(one, slot, after)
+    verification.resume([world.candles[one][hasty]])
+    with trio.move_on_after(250):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(verification.run)
+            nursery.start_soon(world.repairs.run)
+    assert world.repairs.progress.looks == len(world.questions) == 1
+    assert settled(world.candles[one][hasty])
 
 
 async def test_one_page_covers_everything_that_is_not_confirmed_yet(autojump_clock: MockClock):

@@ -3,7 +3,7 @@
 --      5 how far the database is (hash); one slot: the last four carry the name of the first as their hash tag
 -- ARGV 1 epoch  2 entries to keep  3 channel of all entries
 --      4 how many memories, then field and text of each,
---      then for each entry: claim, JSON text, names of its channels with commas ("" all), channel of its symbol or ""
+--      then for each entry: claim, JSON text, names of its channels with commas ("" all), channel of its symbol
 -- Returns the stream id of each entry: of the one that has the claim already, where there is one.
 local stream, rules, claims, marks, history = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local known = redis.call('HGET', rules, 'epoch') or '0'
@@ -26,7 +26,7 @@ for i = 5 + 2 * memories, #ARGV, 4 do
     length = length + 1
     local said = '{"stream_id":"' .. id .. '",' .. string.sub(text, 2)
     redis.call('PUBLISH', ARGV[3], said)
-    if ARGV[i + 3] ~= '' then redis.call('PUBLISH', ARGV[i + 3], said) end
+    redis.call('PUBLISH', ARGV[i + 3], said)
   end
   ids[#ids + 1] = id
 end

@@ -10,7 +10,7 @@ local function append(key, companion, at)
   local rank = ARGV[at + 15]
   local member = '"open_time":' .. time .. ',' .. ARGV[at + 13] .. ',"volume":' .. ARGV[at + 14] .. ',"kind":"traded","evidence":"'
     .. (rank == '1' and 'stream' or rank == '2' and 'rest' or 'assumed') .. '","as_of":' .. ARGV[at + 16] .. ',"revision":0}'
-  if redis.pcall('ZADD', key, time, '{' .. member) ~= 1 then return nil end
+  if redis.pcall('ZADD', key, 'NX', time, '{' .. member) ~= 1 then return nil end
   if tonumber(time) > tonumber(known[2]) then redis.call('PUBLISH', ARGV[at + 4], '{' .. ARGV[at + 6] .. member) end
   local card, keep = redis.call('ZCARD', key), tonumber(ARGV[at + 2])
   local edge_time, edge, oldest = tonumber(known[4] or ''), tonumber(ARGV[at + 8]), ''

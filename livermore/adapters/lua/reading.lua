@@ -1,7 +1,8 @@
 -- Stores a reading unless what is there is newer, and announces it when it differs.
--- KEYS 1 indicator.  ARGV 1 reading as JSON text starting with open_time, revision, epoch  2 channel
+-- KEYS 1 indicator  2 what was told of older candles, where ARGV 3 is "1".  ARGV 1 reading as JSON text starting with open_time, revision, epoch  2 channel
 --      3 "1" for one of an older candle, that a correction changed: announced, not stored
 --      4 milliseconds after which it goes unless it is used, "" never
+--      5 milliseconds for which what was told of an older candle is remembered
 -- What follows "state" lets the daemon go on after a restart; it is stored, not announced.
 -- Returns 1 stored and announced, 0 the same was there, -1 something newer was there.
 -- The same is what differs in nothing that is announced but the epoch, and the bias, which is of the
@@ -46,7 +47,14 @@ if stored then
     if ARGV[3] ~= '1' and tonumber(time) > tonumber(new_time) then return -1 end
   end
 end
+-- Who died between telling of older candles and noting that it was told tells all of it again: what was the last
+-- word on a candle is not said twice.
 if ARGV[3] == '1' then
+  local time = string.match(ARGV[1], '^{"open_time":(%d+),')
+  local digest = string.sub(redis.sha1hex(without_epoch(ARGV[1])), 1, 16)
+  if redis.call('HGET', KEYS[2], time) == digest then return 0 end
+  redis.call('HSET', KEYS[2], time, digest)
+  redis.call('PEXPIRE', KEYS[2], ARGV[5])
   redis.call('PUBLISH', ARGV[2], ARGV[1])
   return 1
 end

@@ -16,6 +16,8 @@ CODES: list[tuple[LivermoreError, int]] = [
     (errors.NotRunning("x"), 3),
     (errors.ConfigurationError("x"), 4),
     (errors.StoreUnusable("x"), 4),
+    (errors.Refused("x"), 4),
+    (errors.KeyRefused("x"), 4),
     (errors.TakenError("x"), 5),
     (errors.StoreError("x"), 1),
     (errors.Fenced("x"), 1),

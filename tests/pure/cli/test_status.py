@@ -123,6 +123,29 @@ def test_the_panel_says_what_a_person_asks_for():
     assert max(map(len, text.splitlines())) <= 100
 
 
+CONNECTIONS = [
+    {
+        "name": "coinbase/1", "state": "connecting", "since": NOW - 60_000, "symbols": 25,
+        "frames": 123_456, "reconnects": 12, "error": "ended by the exchange: 1006 abnormal",
+    },
+    {"name": "coinbase/2", "state": "live", "since": 5.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_nothing_of_a_connection_is_cut_on_a_narrow_terminal(width: int):
+    text = shown({**SAID, "connections": CONNECTIONS}, width=width)
+    assert max(map(len, text.splitlines())) <= min(width, 140)
+    words = " ".join(text.replace("│", " ").split())
+    for wanted in ("coinbase/1", "connecting", "123456", "reconnects", "last error", "coinbase/2"):
+        assert wanted in words
+    assert "…" not in words
+    if width >= 60:
+        assert "ended by the exchange: 1006 abnormal" in words
+    assert text.count("reconnects") == 1, "one line of headings, or one block"
+    assert ("state for symbols frames" in words) == (width >= 100)
+
+
 def figures(**changes: object) -> dict[str, str]:
     return dict(figures_of(words_of("coinbase", {**SAID, **changes})))
 

@@ -796,6 +796,26 @@ def test_where_it_is_not_served_a_person_is_told_what_to_do(
     assert len(str(error)) < 280
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (
+            "Service unavailable from a restricted location according to 'b. Eligibility' in "
+            "https://www.binance.com/en/terms. Please contact customer service if you believe you "
+            "received this message in error.",
+            " (Service unavailable from a restricted location according to 'b. Eligibility')",
+        ),
+        ("Not here. Go away.", " (Not here)"),
+        ("https://www.binance.com/en/terms", ""),
+        ("word " * 40, f" ({' '.join(['word'] * 23)} …)"),
+    ],
+)
+def test_their_words_are_cut_at_a_sentence_or_a_word(said: str, wanted: str) -> None:
+    message = str(refused(451, json.dumps({"code": 0, "msg": said}).encode()))
+    start = f"binance: 451: it serves nobody where we ask from{wanted}; "
+    assert message == start + "in the US: livermore run binance_us"
+
+
 def test_where_it_is_not_served_without_a_word_is_told_all_the_same() -> None:
     assert str(refused(451)) == (
         "binance: 451: it serves nobody where we ask from; in the US: livermore run binance_us"

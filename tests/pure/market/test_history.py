@@ -296,6 +296,28 @@ def test_before_a_listing_history_is_deepened_by_pages_not_by_slots() -> None:
     assert steps == 3
 
 
+@given(
+    traded_ago=st.integers(0, DEEPEST + 50),
+    asked_ago=st.integers(0, DEEPEST + 50),
+    traded=st.integers(0, OBSERVED - 1),
+)
+def test_deeper_history_ends_before_what_traded_and_never_comes_twice(
+    traded_ago: int, asked_ago: int, traded: int
+) -> None:
+    """What was asked for may be known too little of: a hole was filled after it was forgotten."""
+    oldest_traded, asked_from = LAST - traded_ago * MS, LAST - asked_ago * MS
+    for _ in range(6):
+        further = deeper(
+            Timeframe.M5, NOW, traded=traded, oldest_traded=oldest_traded, asked_from=asked_from
+        )
+        if further is None:
+            break
+        assert LAST - (DEEPEST - 1) * MS <= further[0] <= further[1] < oldest_traded
+        assert further[0] < asked_from
+        asked_from = further[0]
+    assert further is None
+
+
 # -- against what is held ---------------------------------------------------------------------
 
 

@@ -1,0 +1,7 @@
+"""``python -m livermore``."""
+
+import sys
+
+from livermore.cli import main
+
+sys.exit(main())
