@@ -38,6 +38,8 @@ class _Wire:
     left: int | None = None
     """Bytes of the answer that still pass, once a cut was begun."""
     cut: Cut | None = None
+    ended: threading.Event = attrs.field(factory=threading.Event, init=False)
+    """The target has said its last."""
 
     def tear(self) -> None:
         with contextlib.suppress(OSError):
@@ -136,10 +138,10 @@ class Proxy:
                         self._cuts.remove(cut)
                         wire.cut = cut
                 if cut is not None and cut.request is not None:
-                    wire.left = 0
                     end = chunk.index(cut.marker) + cut.request
                     wire.far.sendall(chunk[:end])
-                    time.sleep(0.05)  # what is complete of it is run
+                    wire.far.shutdown(socket.SHUT_WR)
+                    wire.ended.wait(10)  # what is complete of it is run, then the target ends
                     break
                 if cut is not None:
                     wire.left = cut.reply
@@ -150,6 +152,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while chunk := wire.far.recv(1 << 22):
                 answers.put((time.monotonic(), chunk))
+        wire.ended.set()
         answers.put((time.monotonic(), b""))
 
     def _back(self, wire: _Wire, answers: queue.SimpleQueue[tuple[float, bytes]]) -> None:
@@ -160,6 +163,8 @@ class Proxy:
                 while (left := heard + self.delay - time.monotonic()) > 0 and not self._ended:
                     time.sleep(min(left, 0.05))
                 self._wait()
+                if wire.cut is not None and wire.cut.request is not None and chunk:
+                    continue  # an answer that never comes: torn when the target has ended
                 if wire.left is not None:
                     chunk = chunk[: wire.left]
                     wire.left -= len(chunk)
