@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -260,6 +261,23 @@ class Cluster:
     def clean(self) -> None:
         for node in self.nodes:
             node.clean()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Until what was published before has come everywhere: nodes pass messages on in order."""
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(node.client()) for node in self.nodes]
+            ears = [stack.enter_context(client.pubsub()) for client in clients]
+            channel = f"settled:{uuid.uuid4()}"
+            for ear in ears:
+                ear.subscribe(channel)
+                ear.get_message(timeout=5)
+            for client in clients:
+                client.publish(channel, "")
+            for ear in ears:
+                for _ in clients:
+                    if ear.get_message(timeout=5) is None:
+                        raise RuntimeError("a node of the cluster passes no messages on")
 
     def _start_node(self, number: int) -> RedisServer:
         for attempt in range(10):  # another process may take a free port before we do
