@@ -834,7 +834,13 @@ class Repairs:
         else:
             self._open.pop(gap.name, None)
             self._recheck.pop(gap.name, None)
-        if await self.write_entry(gap):
+        try:
+            written = await self.write_entry(gap)
+        except StoreError:
+            # The ledger may have taken it all the same: then nobody would ever end it here.
+            self._open.setdefault(gap.name, attrs.evolve(gap, outcome=Outcome.OPEN, ended=None))
+            raise
+        if written:
             self._unwritten.pop(gap.name, None)
         else:
             self._unwritten[gap.name] = gap

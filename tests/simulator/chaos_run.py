@@ -356,9 +356,11 @@ class Run:
         """Slots that the store lacks and nobody is told of; None where it cannot be said.
 
         What lies before the oldest stored candle was never promised: at what price an empty slot
-        rests there, nobody knows.
+        rests there, nobody knows. Where the exchange's stamps are behind, nobody is told before it
+        says itself that a slot ended.
         """
-        first, last = window(Timeframe.M5, self.now() - TELL_WITHIN)
+        said = self.now() + min(0, venue.simulator.clock.skew) // NS
+        first, last = window(Timeframe.M5, said - TELL_WITHIN)
         try:
             stored, entries = await trio.to_thread.run_sync(self._look_for, venue, first, last)
         except redis.RedisError:

@@ -69,6 +69,8 @@ class World:
     damaged: frozenset[int] = frozenset()
     """Slots whose row no market can have made."""
     away: bool = False
+    unanswered: int = 0
+    """So many entries of ended gaps are taken, and the answer is lost."""
     foreign: set[str] = attrs.Factory(set)
     """Keys that hold somebody else's value."""
     seconds: float = 0.0
@@ -135,6 +137,9 @@ class World:
                 return 1
             case ("HSET", "gaps:coinbase", name, text):
                 self.gaps[name.encode()] = text
+                if self.unanswered and decode_gap("coinbase", text).outcome is not Outcome.OPEN:
+                    self.unanswered -= 1
+                    raise StoreError("Redis did not answer")
                 return 1
             case ("HGETALL", "gaps:coinbase"):
                 return dict(self.gaps)
@@ -841,6 +846,24 @@ async def test_a_doubt_is_looked_at_once_rest_can_be_trusted_and_after_gaps(
     assert (question.first, question.lane) == (slot, Lane.VERIFICATION)
     assert question.last == slot + M5.ms, "the running slot shows how far the reply goes"
     assert question.moment >= 31
+
+
+@pytest.mark.parametrize("has", [True, False], ids=["filled", "unfillable"])
+async def test_a_gap_whose_end_the_ledger_took_without_an_answer_is_ended(
+    autojump_clock: MockClock, world: World, has: bool
+):
+    world.put(of(BTC), *(world.slot(n) for n in range(1, 20)))
+    world.damaged = frozenset() if has else frozenset({world.slot(0)})
+    world.unanswered = 2
+    world.repairs.missing([Missing(of(BTC), world.slot(0), "lost")])
+    await repaired(world, 3_600)
+    assert world.unanswered == 0
+    assert not world.repairs.open_gaps
+    assert world.repairs.wanting == 0
+    [entry] = world.ledger()
+    outcome = "filled" if has else "unfillable"
+    assert entry["outcome"] == outcome
+    assert [event for event, _ in world.said].count(f"gap {outcome}") == 1
 
 
 async def test_a_doubt_outlives_a_redis_that_is_away(autojump_clock: MockClock, world: World):
