@@ -838,7 +838,9 @@ class Repairs:
             written = await self.write_entry(gap)
         except StoreError:
             # The ledger may have taken it all the same: then nobody would ever end it here.
-            self._open.setdefault(gap.name, attrs.evolve(gap, outcome=Outcome.OPEN, ended=None))
+            if not self.leaves_out(series):
+                again = attrs.evolve(gap, outcome=Outcome.OPEN, ended=None)
+                self._open.setdefault(gap.name, again)
             raise
         if written:
             self._unwritten.pop(gap.name, None)
