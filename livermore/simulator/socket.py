@@ -271,7 +271,9 @@ class Socket:
     def _reset(self) -> None:
         """Make closing a reset, as a crashing server does it."""
         linger = struct.pack("ii", 1, 0)
-        socket_of(self._stream).setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, linger)
+        with contextlib.suppress(OSError):  # it is closed, and not yet off the list
+            socket = socket_of(self._stream)
+            socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, linger)
 
 
 def _joined(pieces: list[str | bytes]) -> str | bytes:

@@ -70,3 +70,12 @@ async def test_a_ping_after_our_own_goodbye_goes_nowhere(pair):
     assert close.code == 1001
     await stream.send_all(client.send(close.response()))
     await ended.wait()
+
+
+async def test_a_socket_that_is_closed_is_dropped_without_harm(pair):
+    one, ended, stream, client = pair
+    await stream.send_all(client.send(ws.CloseConnection(code=1000)))
+    await ended.wait()
+    await one._stream.aclose()
+    one.drop()
+    assert one.scope.cancel_called
