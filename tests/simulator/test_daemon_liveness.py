@@ -132,6 +132,8 @@ async def test_where_nothing_arrives_and_rest_fails_state_readiness_metric_and_a
             running(simulator, valkey_url, tmp_path, metrics_port=0) as daemon,
         ):
             await daemon.whole(40)
+            # So that a candle is missing for long enough to alert, before REST answers again.
+            await boundary(daemon, 150.0, speed=1.0)
             sockets = simulator.stats.connections_total
             simulator.inject(fault="heartbeats-only", **{"for": 330.0})
             simulator.inject(fault="5xx", **{"for": 280.0})
@@ -149,6 +151,7 @@ async def test_where_nothing_arrives_and_rest_fails_state_readiness_metric_and_a
             await daemon.whole(40)
             await agree(valkey_url, simulator, daemon.symbols)
     told = [one for one in heard.of("alerts:exchange") if one["type"] == "blind"]
+    assert told
     assert all(one["why"].startswith("blind: no data for") for one in told), told
 
 
