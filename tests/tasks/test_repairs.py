@@ -632,8 +632,19 @@ async def test_history_is_asked_once_in_one_page_and_never_again(
     assert len(world.questions) == 1
 
 
+def bound_surveys(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Fail at survey number ``most``: what follows itself for ever takes no virtual time."""
+    surveys, ask = itertools.count(1), World._survey
+
+    def survey(self: World, *which: Any) -> list[int]:
+        assert next(surveys) < most
+        return ask(self, *which)
+
+    monkeypatch.setattr(World, "_survey", survey)
+
+
 def put_thin(world: World, series: Series, last: int, count: int, *, traded: int = 8) -> None:
-    """The ``count`` slots up to ``last``, every so-manieth of them traded, the oldest as well."""
+    """The ``count`` slots up to ``last``, one in ``traded`` of them traded, the oldest as well."""
     for ago in range(count):
         slot = last - ago * series.timeframe.ms
         world.put(series, slot)
@@ -647,14 +658,8 @@ async def test_deeper_history_is_asked_for_once_after_it_was_forgotten_what_was_
     autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch, stored: int
 ):
     """A hole at the end notes that it was asked for; what lies before it is stored long since."""
-    series, surveys = of(BTC), itertools.count(1)
-
-    def survey(self: World, *which: Any) -> list[int]:
-        assert next(surveys) < 60
-        return ask(self, *which)
-
-    ask = World._survey
-    monkeypatch.setattr(World, "_survey", survey)
+    series = of(BTC)
+    bound_surveys(monkeypatch, 60)
     last = M5.last_closed(NOON - module.ALLOWANCE)
     put_thin(world, series, last, stored)
     world.asked_from[series] = last - (stored - 1) * M5.ms
@@ -695,14 +700,8 @@ async def test_deeper_history_that_is_all_there_counts_as_asked_for(
     autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
 ):
     """Nothing traded in the oldest slots that are kept: no trade says that they are there."""
-    series, surveys = of(BTC), itertools.count(1)
-
-    def survey(self: World, *which: Any) -> list[int]:
-        assert next(surveys) < 20
-        return ask(self, *which)
-
-    ask = World._survey
-    monkeypatch.setattr(World, "_survey", survey)
+    series = of(BTC)
+    bound_surveys(monkeypatch, 20)
     last = M5.last_closed(NOON - module.ALLOWANCE)
     put_thin(world, series, last, DEEPEST)
     for ago in range(DEEPEST - 7, DEEPEST):
